@@ -1,0 +1,57 @@
+# The three that matter: make demo, make test, make lint. Each makes its environment by itself.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTHON ?= python3
+UV      = $(BIN)/uv --quiet
+
+.PHONY: demo test lint format bench protos lock clean
+.DEFAULT_GOAL := test
+
+$(BIN)/uv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "smdaemon needs python3 >= 3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+
+# What runs: the runtime dependencies only.
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(BIN)/uv
+	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/run.txt
+	$(UV) pip install --python $(BIN)/python --no-deps -e .
+	touch $@
+
+# What tests and lints: TensorFlow and JAX (the real readers), and the tools.
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/smdaemon demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python protos/generate.py --check
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+protos: $(VENV)/.dev
+	$(BIN)/python protos/generate.py
+
+# Pins every dependency with its hashes, for every platform and Python that smdaemon runs on.
+lock: | $(BIN)/uv
+	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
+	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group test --group dev \
+	    -c requirements/run.txt -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) dist build

@@ -1,0 +1,1 @@
+"""The `smdaemon` command: parse, call, print."""

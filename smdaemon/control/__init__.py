@@ -1,0 +1,1 @@
+"""The control socket: HTTP for people, curl, probes and Prometheus."""

@@ -1,0 +1,111 @@
+"""The error vocabulary: every error says who must act, carries a stable code, and names the remedy.
+
+The classes say who must act; the codes are for machines and for the documentation. `CODES` is the one list of them:
+an error with a code that is not in the list cannot be raised.
+"""
+
+from typing import NamedTuple
+
+
+class Code(NamedTuple):
+    """What a code means and what the person who must act does about it."""
+
+    meaning: str
+    remedy: str
+
+
+class SmdaemonError(Exception):
+    """An error that smdaemon foresaw. `code` is stable; `remedy` says what to do.
+
+    The message is lower-case, shows the offending value with !r, and ends without a full stop.
+    """
+
+    retryable = False
+
+    def __init__(self, code: str, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.remedy = CODES[code].remedy if remedy is None else remedy
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ConfigError(SmdaemonError):
+    """The operator must act: the configuration, the command line, or how the daemon is run."""
+
+
+class DropError(SmdaemonError):
+    """The owner of the data must act: a training output, a request, a checkpoint or a SavedModel is bad."""
+
+
+class EnvironmentFault(SmdaemonError):
+    """The machine must change: disk, permission, memory. With `retryable` smdaemon tries again by itself."""
+
+    def __init__(self, code: str, message: str, *, remedy: str | None = None, retryable: bool = False) -> None:
+        super().__init__(code, message, remedy=remedy)
+        self.retryable = retryable
+
+
+CODES: dict[str, Code] = {
+    # configuration and the way the daemon is run: ConfigError
+    "config-missing": Code("the configuration file cannot be read", "give the path of a readable file with --config"),
+    "config-syntax": Code("the configuration is not valid TOML", "mend the line that the message names"),
+    "config-unknown-key": Code("the configuration has a key that smdaemon does not know", "remove it or correct its spelling"),
+    "config-invalid": Code("a value of the configuration is of the wrong type or out of range", "correct the value"),
+    "config-conflict": Code("two settings of the configuration contradict each other", "change one of them"),
+    "state-dir-locked": Code(
+        "another daemon uses this state directory", "stop the other daemon, or give this one a state_dir of its own"
+    ),
+    "socket-in-use": Code(
+        "another process answers on the control socket", "stop the other daemon, or set another control_socket"
+    ),
+    "socket-path": Code("the control socket cannot be made at this path", "set control_socket to a path that can hold a socket"),
+    "no-daemon": Code("no daemon answers on the control socket", "start it with: smdaemon run, or give its socket with --socket"),
+    # the data: DropError
+    "source-missing": Code("the source does not exist", "give the path of an existing training output"),
+    "source-unknown-format": Code("the format of the source is not recognised", "name the format, or convert the source"),
+    "source-truncated": Code("the source is shorter than its own header says", "write the source again; rename it into place"),
+    "source-corrupt": Code("the source contradicts its own format", "write the source again"),
+    "source-header-too-large": Code("a header claims more bytes than a sound file has", "write the source again"),
+    "source-pickled": Code("the source holds pickled Python objects, which are never loaded", "save plain numeric arrays"),
+    "source-empty": Code("the source holds no tensors", "save at least one tensor"),
+    "source-changed": Code("the source changed while it was read", "rename finished files into place and leave them alone"),
+    "dtype-unsupported": Code("TensorFlow cannot store or restore this dtype", "convert the tensor before it is saved"),
+    "name-invalid": Code("a tensor's name is empty, absolute, or holds '..' or NUL", "rename the tensor"),
+    "name-clash": Code("two tensors cannot both exist under their names", "rename one of them, or use rename in a request"),
+    "no-step": Code(
+        "the version rule is 'step' but neither name nor metadata holds a step",
+        "name the file like ckpt-41.npz, or choose version = \"timestamp\" or \"sequence\"",
+    ),
+    "version-exists": Code("the version directory exists already with other content", "remove or rename it, or publish another version"),
+    "version-invalid": Code("the version is not a number that TensorFlow Serving takes", "use a whole number from 0 to 2**63 - 1"),
+    "request-invalid": Code("the export request cannot be understood", "correct the request; docs/operations.md lists its fields"),
+    "request-model-unknown": Code("the request names a model that is not configured", "name a [[model]] of the configuration"),
+    "request-source-outside": Code(
+        "the request's source lies outside the model's watch directory", "put the source beneath the watch directory"
+    ),
+    "bundle-corrupt": Code("a tensor bundle contradicts its format or a checksum", "restore the files from a good copy"),
+    "bundle-missing-shard": Code("a data file of a tensor bundle is missing", "copy all variables.data-* files"),
+    "bundle-invalid": Code("the tensors cannot be written as one bundle", "correct the tensors that the message names"),
+    "savedmodel-missing": Code("the directory holds no saved_model.pb", "give the version directory of a SavedModel"),
+    "savedmodel-corrupt": Code("saved_model.pb cannot be understood", "restore the file from a good copy"),
+    "savedmodel-inconsistent": Code("the graph and the variables of a SavedModel do not fit together", "export the model again"),
+    "export-dir-exists": Code("the export directory exists already", "give a directory that does not exist, or remove it"),
+    # the environment: EnvironmentFault
+    "disk-full": Code("no space is left where smdaemon writes", "free some space; smdaemon tries again by itself"),
+    "quota-exceeded": Code("the disk quota is used up where smdaemon writes", "raise the quota or free some space"),
+    "io-error": Code("the storage reported an input/output error", "check the disk; smdaemon tries again by itself"),
+    "permission-denied": Code("smdaemon may not read or write a path", "give the daemon's user access to it"),
+    "read-only": Code("the file system is mounted read-only", "mount it writable, or publish elsewhere"),
+    "directory-missing": Code("a directory that smdaemon needs is missing", "make the directory"),
+    "too-many-files": Code("the limit of open files is reached", "raise LimitNOFILE of the service"),
+    "memory-budget": Code("the export needs more host memory than the budget allows", "raise host_memory"),
+    "os-error": Code("the operating system refused an operation", "see the message; retry the job when it is mended"),
+    # jobs, asked about over the socket: ConfigError (the asker must act)
+    "job-unknown": Code("there is no job of that id", "list the jobs with: smdaemon jobs"),
+    "job-not-cancellable": Code("the job has ended already or is being committed", "nothing needs to be done"),
+    "job-not-retryable": Code("the job has not failed", "only failed and cancelled jobs can be retried"),
+    "usage": Code("the command line or the request to the socket is off", "see: smdaemon --help"),
+}

@@ -1,0 +1,1 @@
+"""One export as a short pipeline, and the write queue with its byte budget."""

@@ -1,0 +1,1 @@
+"""What happens to each export and when: state table, journal, scheduler, retry."""

@@ -1,0 +1,14 @@
+"""The message classes of package `smdaemon.v1`, made at first use; their types stand in the stub beside this file."""
+
+from typing import Any
+
+from smdaemon.proto.pool import lookup
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        found = lookup(f"smdaemon.v1.{name}")
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    globals()[name] = found
+    return found

@@ -1,0 +1,1 @@
+"""Where exports go: version directories, published by one atomic act."""

@@ -1,0 +1,1 @@
+"""The SavedModel format, written and read without TensorFlow."""

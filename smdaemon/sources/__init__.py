@@ -1,0 +1,1 @@
+"""Training outputs read as named lazy tensors; one module a format."""

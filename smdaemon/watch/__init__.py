@@ -1,0 +1,1 @@
+"""Which drops are complete? inotify, polling, rescan, completeness by format."""
