@@ -16,11 +16,7 @@ from pathlib import Path
 PROTOS = Path(__file__).resolve().parent
 TARGET = PROTOS.parent / "smdaemon" / "proto"
 PACKAGES = {"tensorflow": "tensorflow.pyi", "smdaemon": "v1.pyi"}
-STUB_HEAD = (
-    "# Written by protos/generate.py; do not edit.\n"
-    '# mypy: disable-error-code="type-arg"\n'
-    "# ruff: noqa\n"
-)
+STUB_HEAD = '# Written by protos/generate.py; do not edit.\n# mypy: disable-error-code="type-arg"\n# ruff: noqa\n'
 
 
 def compile_protos(out: Path) -> None:
@@ -41,7 +37,9 @@ def join_stubs(folder: Path) -> str:
             if re.match(r"(from (google|typing|collections)|import )", line):
                 imports.add(line)
             elif not line.startswith(("from ", "DESCRIPTOR")):
-                body.append(re.sub(r"\b_(?!timestamp|any|wrappers|struct_pb2\.google)[a-z0-9_]+_pb2(?:_\d)?\.", "", line))
+                body.append(
+                    re.sub(r"\b_(?!timestamp|any|wrappers|struct_pb2\.google)[a-z0-9_]+_pb2(?:_\d)?\.", "", line)
+                )
         bodies.append("\n".join(body).strip())
     return STUB_HEAD + "\n".join(sorted(imports)) + "\n\n" + "\n\n".join(bodies) + "\n"
 

@@ -40,7 +40,7 @@ class DropError(SmdaemonError):
     """The owner of the data must act: a training output, a request, a checkpoint or a SavedModel is bad."""
 
 
-class EnvironmentFault(SmdaemonError):
+class EnvironmentFault(SmdaemonError):  # noqa: N818 - a fault of the world, not of a caller
     """The machine must change: disk, permission, memory. With `retryable` smdaemon tries again by itself."""
 
     def __init__(self, code: str, message: str, *, remedy: str | None = None, retryable: bool = False) -> None:
@@ -52,7 +52,9 @@ CODES: dict[str, Code] = {
     # configuration and the way the daemon is run: ConfigError
     "config-missing": Code("the configuration file cannot be read", "give the path of a readable file with --config"),
     "config-syntax": Code("the configuration is not valid TOML", "mend the line that the message names"),
-    "config-unknown-key": Code("the configuration has a key that smdaemon does not know", "remove it or correct its spelling"),
+    "config-unknown-key": Code(
+        "the configuration has a key that smdaemon does not know", "remove it or correct its spelling"
+    ),
     "config-invalid": Code("a value of the configuration is of the wrong type or out of range", "correct the value"),
     "config-conflict": Code("two settings of the configuration contradict each other", "change one of them"),
     "state-dir-locked": Code(
@@ -61,38 +63,66 @@ CODES: dict[str, Code] = {
     "socket-in-use": Code(
         "another process answers on the control socket", "stop the other daemon, or set another control_socket"
     ),
-    "socket-path": Code("the control socket cannot be made at this path", "set control_socket to a path that can hold a socket"),
-    "no-daemon": Code("no daemon answers on the control socket", "start it with: smdaemon run, or give its socket with --socket"),
+    "socket-path": Code(
+        "the control socket cannot be made at this path", "set control_socket to a path that can hold a socket"
+    ),
+    "no-daemon": Code(
+        "no daemon answers on the control socket", "start it with: smdaemon run, or give its socket with --socket"
+    ),
     # the data: DropError
     "source-missing": Code("the source does not exist", "give the path of an existing training output"),
-    "source-unknown-format": Code("the format of the source is not recognised", "name the format, or convert the source"),
-    "source-truncated": Code("the source is shorter than its own header says", "write the source again; rename it into place"),
+    "source-unknown-format": Code(
+        "the format of the source is not recognised", "name the format, or convert the source"
+    ),
+    "source-truncated": Code(
+        "the source is shorter than its own header says", "write the source again; rename it into place"
+    ),
     "source-corrupt": Code("the source contradicts its own format", "write the source again"),
     "source-header-too-large": Code("a header claims more bytes than a sound file has", "write the source again"),
-    "source-pickled": Code("the source holds pickled Python objects, which are never loaded", "save plain numeric arrays"),
+    "source-pickled": Code(
+        "the source holds pickled Python objects, which are never loaded", "save plain numeric arrays"
+    ),
     "source-empty": Code("the source holds no tensors", "save at least one tensor"),
-    "source-changed": Code("the source changed while it was read", "rename finished files into place and leave them alone"),
+    "source-changed": Code(
+        "the source changed while it was read", "rename finished files into place and leave them alone"
+    ),
     "dtype-unsupported": Code("TensorFlow cannot store or restore this dtype", "convert the tensor before it is saved"),
     "name-invalid": Code("a tensor's name is empty, absolute, or holds '..' or NUL", "rename the tensor"),
-    "name-clash": Code("two tensors cannot both exist under their names", "rename one of them, or use rename in a request"),
+    "name-clash": Code(
+        "two tensors cannot both exist under their names", "rename one of them, or use rename in a request"
+    ),
     "no-step": Code(
         "the version rule is 'step' but neither name nor metadata holds a step",
-        "name the file like ckpt-41.npz, or choose version = \"timestamp\" or \"sequence\"",
+        'name the file like ckpt-41.npz, or choose version = "timestamp" or "sequence"',
     ),
-    "version-exists": Code("the version directory exists already with other content", "remove or rename it, or publish another version"),
-    "version-invalid": Code("the version is not a number that TensorFlow Serving takes", "use a whole number from 0 to 2**63 - 1"),
-    "request-invalid": Code("the export request cannot be understood", "correct the request; docs/operations.md lists its fields"),
-    "request-model-unknown": Code("the request names a model that is not configured", "name a [[model]] of the configuration"),
+    "version-exists": Code(
+        "the version directory exists already with other content", "remove or rename it, or publish another version"
+    ),
+    "version-invalid": Code(
+        "the version is not a number that TensorFlow Serving takes", "use a whole number from 0 to 2**63 - 1"
+    ),
+    "request-invalid": Code(
+        "the export request cannot be understood", "correct the request; docs/operations.md lists its fields"
+    ),
+    "request-model-unknown": Code(
+        "the request names a model that is not configured", "name a [[model]] of the configuration"
+    ),
     "request-source-outside": Code(
         "the request's source lies outside the model's watch directory", "put the source beneath the watch directory"
     ),
-    "bundle-corrupt": Code("a tensor bundle contradicts its format or a checksum", "restore the files from a good copy"),
+    "bundle-corrupt": Code(
+        "a tensor bundle contradicts its format or a checksum", "restore the files from a good copy"
+    ),
     "bundle-missing-shard": Code("a data file of a tensor bundle is missing", "copy all variables.data-* files"),
     "bundle-invalid": Code("the tensors cannot be written as one bundle", "correct the tensors that the message names"),
     "savedmodel-missing": Code("the directory holds no saved_model.pb", "give the version directory of a SavedModel"),
     "savedmodel-corrupt": Code("saved_model.pb cannot be understood", "restore the file from a good copy"),
-    "savedmodel-inconsistent": Code("the graph and the variables of a SavedModel do not fit together", "export the model again"),
-    "export-dir-exists": Code("the export directory exists already", "give a directory that does not exist, or remove it"),
+    "savedmodel-inconsistent": Code(
+        "the graph and the variables of a SavedModel do not fit together", "export the model again"
+    ),
+    "export-dir-exists": Code(
+        "the export directory exists already", "give a directory that does not exist, or remove it"
+    ),
     # the environment: EnvironmentFault
     "disk-full": Code("no space is left where smdaemon writes", "free some space; smdaemon tries again by itself"),
     "quota-exceeded": Code("the disk quota is used up where smdaemon writes", "raise the quota or free some space"),

@@ -1,0 +1,74 @@
+"""What every source gives: named lazy tensors and the file's own metadata.
+
+A new format is one module with a `Format`, registered in `formats.py`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from smdaemon.tensorbundle.tensors import Tensor
+
+
+class Source(Protocol):
+    """An opened training output. Its tensors may be read until it is closed; it never copies a value as a whole."""
+
+    format: str
+    path: Path
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+
+    def __enter__(self) -> Self:
+        """The source itself."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        """Release files and maps."""
+        ...
+
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the values come from: who writes one of them changes the source."""
+        ...
+
+
+class Format(Protocol):
+    """One source format: what it is called, what it takes, when a drop of it is complete, how it is opened."""
+
+    name: str
+
+    def claims(self, path: Path) -> bool:
+        """Whether a file or directory of this name is a drop of this format; looks at names only, opens nothing large."""
+        ...
+
+    def is_complete(self, path: Path) -> bool:
+        """Whether the format's own structure says that nothing is missing.
+
+        False while bytes are still to come; DropError where no further bytes could ever make it sound.
+        """
+        ...
+
+    def open(self, path: Path) -> Source:
+        """The source; DropError where it is unsound."""
+        ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells one drop from another at the same path: if any of these changes, it is a new drop."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> "Identity":
+        """The identity of what `stat` describes."""
+        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+    def __str__(self) -> str:
+        return f"{self.inode}-{self.size}-{self.mtime_ns}"
