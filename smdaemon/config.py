@@ -1,0 +1,255 @@
+"""The configuration file: TOML, checked strictly, with file and line in every complaint.
+
+Reading it yields one frozen `Config`; nothing is corrected silently, and a contradiction is refused here rather than met later.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from smdaemon.errors import ConfigError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)?")
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    f"{letter}iB": 1 << (10 * power) for power, letter in enumerate("KMGT", 1)
+}
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The `[daemon]` table."""
+
+    # where the journal and the lock live
+    state_dir: str
+    # unix socket of the control API
+    control_socket: str
+    # octal permission bits of that socket
+    control_mode: Annotated[str, msgspec.Meta(pattern="^0?[0-7]{3}$")] = "0660"
+    # HOST:PORT on loopback, or empty for no TCP
+    control_listen: str = ""
+    # exports that run at the same time
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    # bytes of host memory that exports may hold together, page cache aside
+    host_memory: str = "1GiB"
+    # how long a stopping daemon lets running exports finish
+    drain_seconds: NotNegative = 30.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "text"] = "auto"
+
+    @property
+    def host_memory_bytes(self) -> int:
+        """`host_memory` in bytes."""
+        return parse_size(self.host_memory)
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One `[[model]]` table."""
+
+    # a name for people, paths and metrics
+    name: str
+    # the directory that training outputs drop into
+    watch: str
+    # the directory that holds the numbered version directories
+    publish: str
+    # look into sub-directories too
+    recursive: bool = False
+    # a source format, or auto to tell by name
+    format: str = "auto"
+    # where a version's number comes from
+    version: Literal["step", "timestamp", "sequence"] = "step"
+    # what happens to older drops that wait: all are exported, or only the latest
+    on_backlog: Literal["all", "latest"] = "all"
+    # what happens to device annotations
+    devices: Literal["keep", "strip"] = "strip"
+    # tags of the meta graph
+    tags: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["serve"])
+    # data files of variables/, written in parallel; 0 chooses by size
+    shards: Annotated[int, msgspec.Meta(ge=0, le=99999)] = 0
+    # what separates the parts of a tensor's name; empty chooses "/" or "." by the names
+    separator: str = ""
+    # read everything back and compare checksums before the version is published
+    verify: bool = True
+    # inotify where it can see, poll elsewhere (network file systems)
+    watch_method: Literal["auto", "inotify", "poll"] = "auto"
+    # how long a drop that cannot judge itself must lie unchanged
+    quiet_seconds: NotNegative = 2.0
+    # how often a polled directory is looked at
+    poll_seconds: Positive = 5.0
+    # how often everything is looked at again, as a safety net
+    rescan_seconds: Positive = 300.0
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole file."""
+
+    daemon: DaemonSettings
+    model: list[ModelSettings] = msgspec.field(default_factory=list)
+
+    def model_named(self, name: str) -> ModelSettings | None:
+        """The model of that name, or None."""
+        return next((model for model in self.model if model.name == name), None)
+
+
+def parse_size(text: str) -> int:
+    """Bytes in a size such as "512MiB" or "2GB"; ValueError where it is none."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a size such as '512MiB' or '2GB'")
+    return int(float(match[1]) * _UNITS[match[2] or "B"])
+
+
+def load_config(path: Path) -> Config:
+    """The configuration in the file at `path`, its relative paths taken from the file's folder.
+
+    Raises ConfigError with `FILE:LINE:` before the message.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError("config-missing", f"{path}: {(error.strerror or str(error)).lower()}") from error
+    return parse_config(content, path)
+
+
+def parse_config(content: bytes, path: Path) -> Config:
+    """As `load_config`, of bytes that were read already."""
+    try:
+        text = content.decode()
+        raw = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError("config-syntax", f"{path}:{line}: not UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r"\(at line (\d+)", str(error))
+        line = int(where[1]) if where else text.count("\n") + 1
+        said = str(error).split(" (at")[0]
+        raise ConfigError("config-syntax", f"{path}:{line}: {said[:1].lower()}{said[1:]}") from error
+    lines = _Lines(text)
+    try:
+        config = msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise _named(error, path, lines) from error
+    _check(config, path, lines)
+    return _absolute(config, path.absolute().parent)
+
+
+class _Lines:
+    """Which line a path such as `$.model[1].watch` stands on: an index of table headers and keys, good for one-line keys."""
+
+    def __init__(self, text: str) -> None:
+        self._lines: dict[str, int] = {"$": 1}
+        table, seen = "$", dict[str, int]()
+        for number, line in enumerate(text.splitlines(), 1):
+            bare = line.split("#")[0].strip()
+            if many := re.fullmatch(r"\[\[\s*([\w.-]+)\s*\]\]", bare):
+                index = seen.get(many[1], -1) + 1
+                seen[many[1]] = index
+                table = f"$.{many[1]}[{index}]"
+                self._lines[table] = number
+            elif one := re.fullmatch(r"\[\s*([\w.-]+)\s*\]", bare):
+                table = f"$.{one[1]}"
+                self._lines[table] = number
+            elif key := re.match(r"""["']?([\w-]+)["']?\s*=""", bare):
+                self._lines.setdefault(f"{table}.{key[1]}", number)
+
+    def of(self, where: str) -> int:
+        """The line of `where`, or of the nearest thing around it."""
+        while where not in self._lines:
+            where = re.sub(r"(\.[^.\[]+|\[[^\]]*\])$", "", where)
+        return self._lines[where]
+
+
+def _named(error: msgspec.ValidationError, path: Path, lines: _Lines) -> ConfigError:
+    """The complaint of msgspec as ours: file, line, and the nearest known key."""
+    said, _, where = str(error).partition(" - at `")
+    where = where.rstrip("`") or "$"
+    unknown = re.search(r"unknown field `([^`]+)`", said)
+    if unknown:
+        key = unknown[1]
+        table = {"$": Config, "$.daemon": DaemonSettings}.get(where, ModelSettings)
+        remedy = _did_you_mean(key, table.__struct_fields__)
+        return ConfigError(
+            "config-unknown-key", f"{path}:{lines.of(f'{where}.{key}')}: unknown key {key!r}", remedy=remedy
+        )
+    missing = re.search(r"missing required field `([^`]+)`", said)
+    if missing:
+        table_name = where.removeprefix("$.") or "the file"
+        message = f"{path}:{lines.of(where)}: {table_name} has no {missing[1]!r}"
+        return ConfigError("config-invalid", message, remedy=f"add {missing[1]}")
+    key = where.rsplit(".", 1)[-1]
+    return ConfigError("config-invalid", f"{path}:{lines.of(where)}: {key}: {said[:1].lower()}{said[1:]}")
+
+
+def _did_you_mean(key: str, known: tuple[str, ...]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"remove it; known keys are {', '.join(known)}"
+
+
+def _check(config: Config, path: Path, lines: _Lines) -> None:
+    """What the types cannot say: values that need parsing, and settings that contradict each other."""
+
+    def refuse(code: str, where: str, message: str, remedy: str | None = None) -> ConfigError:
+        return ConfigError(code, f"{path}:{lines.of(where)}: {message}", remedy=remedy)
+
+    try:
+        parse_size(config.daemon.host_memory)
+    except ValueError as error:
+        raise refuse("config-invalid", "$.daemon.host_memory", f"host_memory: {error}") from error
+    seen: dict[str, dict[str, str]] = {"name": {}, "publish": {}, "watch": {}}
+    for index, model in enumerate(config.model):
+        at = f"$.model[{index}]"
+        if not NAME.fullmatch(model.name):
+            message = f"model name {model.name!r} may hold letters, digits, '_', '.' and '-' only"
+            raise refuse("config-invalid", f"{at}.name", message)
+        watch, publish = _normal(model.watch, path), _normal(model.publish, path)
+        for key, value in (("name", model.name), ("publish", str(publish)), ("watch", str(watch))):
+            other = seen[key].setdefault(value, model.name)
+            if other != model.name or (key == "name" and list(seen["name"]).index(value) != index):
+                message = f"two models have the {key} {getattr(model, key)!r}"
+                raise refuse("config-conflict", f"{at}.{key}", message, f"give each model a {key} of its own")
+        if watch == publish or publish in watch.parents or (model.recursive and watch in publish.parents):
+            message = f"watch {model.watch!r} and publish {model.publish!r} lie within each other"
+            raise refuse("config-conflict", f"{at}.publish", message, "publish outside the watched directory")
+
+
+def _normal(text: str, config_path: Path) -> Path:
+    import os
+
+    return Path(os.path.normpath(config_path.absolute().parent / text))
+
+
+def _absolute(config: Config, folder: Path) -> Config:
+    """`config` with every path absolute."""
+    daemon = msgspec.structs.replace(
+        config.daemon,
+        state_dir=str(folder / config.daemon.state_dir),
+        control_socket=str(folder / config.daemon.control_socket),
+    )
+    models = [
+        msgspec.structs.replace(m, watch=str(folder / m.watch), publish=str(folder / m.publish)) for m in config.model
+    ]
+    return Config(daemon=daemon, model=models)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """What changed between two configurations, one line a change, as the log of a reload says it."""
+    said = _changed("daemon", old.daemon, new.daemon)
+    before, after = ({m.name: m for m in config.model} for config in (old, new))
+    said += [f"model {name!r} removed" for name in before if name not in after]
+    said += [f"model {name!r} added" for name in after if name not in before]
+    for name in after:
+        if name in before:
+            said += _changed(f"model {name!r}", before[name], after[name])
+    return said
+
+
+def _changed(what: str, old: Any, new: Any) -> list[str]:
+    pairs = ((key, getattr(old, key), getattr(new, key)) for key in old.__struct_fields__)
+    return [f"{what}: {key} {was!r} -> {now!r}" for key, was, now in pairs if was != now]
