@@ -4,6 +4,7 @@ The classes say who must act; the codes are for machines and for the documentati
 an error with a code that is not in the list cannot be raised.
 """
 
+import errno
 from typing import NamedTuple
 
 
@@ -48,6 +49,34 @@ class EnvironmentFault(SmdaemonError):  # noqa: N818 - a fault of the world, not
         self.retryable = retryable
 
 
+def fault(error: OSError, doing: str) -> EnvironmentFault:
+    """What the operating system refused while `doing` something, as an EnvironmentFault.
+
+    Faults that end by themselves or by an operator's hand elsewhere (space, quota, a disk, a mount) are retryable.
+    """
+    code, retryable = _FAULTS.get(error.errno or 0, ("os-error", False))
+    where = f" {error.filename!r}" if error.filename else ""
+    reason = (error.strerror or str(error)).lower()
+    return EnvironmentFault(code, f"{doing}{where}: {reason}", retryable=retryable)
+
+
+_FAULTS = {
+    errno.ENOSPC: ("disk-full", True),
+    errno.EDQUOT: ("quota-exceeded", True),
+    errno.EIO: ("io-error", True),
+    errno.ESTALE: ("io-error", True),
+    errno.ETIMEDOUT: ("io-error", True),
+    errno.ENOTCONN: ("io-error", True),
+    errno.EACCES: ("permission-denied", False),
+    errno.EPERM: ("permission-denied", False),
+    errno.EROFS: ("read-only", False),
+    errno.ENOENT: ("directory-missing", True),
+    errno.ENOTDIR: ("directory-missing", True),
+    errno.EMFILE: ("too-many-files", True),
+    errno.ENFILE: ("too-many-files", True),
+    errno.ENOMEM: ("memory-short", True),
+}
+
 CODES: dict[str, Code] = {
     # configuration and the way the daemon is run: ConfigError
     "config-missing": Code("the configuration file cannot be read", "give the path of a readable file with --config"),
@@ -66,11 +95,17 @@ CODES: dict[str, Code] = {
     "socket-path": Code(
         "the control socket cannot be made at this path", "set control_socket to a path that can hold a socket"
     ),
+    "journal-too-new": Code(
+        "the journal was written by a newer smdaemon", "run that smdaemon, or give this one a state_dir of its own"
+    ),
     "no-daemon": Code(
         "no daemon answers on the control socket", "start it with: smdaemon run, or give its socket with --socket"
     ),
     # the data: DropError
     "source-missing": Code("the source does not exist", "give the path of an existing training output"),
+    "source-not-regular": Code(
+        "a file of the source is a pipe, a device, a directory or a link that leads elsewhere", "put a regular file there"
+    ),
     "source-unknown-format": Code(
         "the format of the source is not recognised", "name the format, or convert the source"
     ),
@@ -132,10 +167,18 @@ CODES: dict[str, Code] = {
     "directory-missing": Code("a directory that smdaemon needs is missing", "make the directory"),
     "too-many-files": Code("the limit of open files is reached", "raise LimitNOFILE of the service"),
     "memory-budget": Code("the export needs more host memory than the budget allows", "raise host_memory"),
+    "memory-short": Code("the machine has no memory left", "free memory; smdaemon tries again by itself"),
     "os-error": Code("the operating system refused an operation", "see the message; retry the job when it is mended"),
+    "journal-corrupt": Code(
+        "the journal of the jobs is damaged, or is another program's file",
+        "stop the daemon and restore the file from a copy, or move it away to begin an empty journal",
+    ),
     # jobs, asked about over the socket: ConfigError (the asker must act)
     "job-unknown": Code("there is no job of that id", "list the jobs with: smdaemon jobs"),
     "job-not-cancellable": Code("the job has ended already or is being committed", "nothing needs to be done"),
     "job-not-retryable": Code("the job has not failed", "only failed and cancelled jobs can be retried"),
+    # a bug
+    "internal-error": Code("smdaemon met an error that it did not foresee", "report it, with the log of the daemon"),
+    "internal": Code("smdaemon itself is at fault", "report it, with the daemon's log"),
     "usage": Code("the command line or the request to the socket is off", "see: smdaemon --help"),
 }

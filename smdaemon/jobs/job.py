@@ -1,0 +1,133 @@
+"""A job, as every room sees it: one export's life, a copy of its row in the journal. Pure."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, TypedDict
+
+from smdaemon.errors import SmdaemonError
+from smdaemon.jobs.states import State
+
+Origin = Literal["drop", "request", "api"]
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job waits or has failed, for a person (message, remedy) and for a machine (code)."""
+
+    code: str
+    message: str
+    remedy: str
+    retryable: bool = False
+
+    @classmethod
+    def of(cls, error: SmdaemonError) -> "JobError":
+        """What the journal keeps of an error that smdaemon foresaw."""
+        return cls(error.code, error.message, error.remedy, error.retryable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What is known of an export when it is accepted.
+
+    `identity` says which content lies at `source` (size, mtime, inode, ...): the same model, source, identity and request
+    are accepted only once. `request` is a serialised `smdaemon.v1.ExportRequest`. `order` says how new the drop is among
+    those of its model: its step, or the modification time in unix seconds.
+    """
+
+    model: str
+    origin: Origin
+    source: str
+    identity: str
+    order: float
+    format: str = ""
+    request: bytes = b""
+    result_path: str = ""
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One export's life. Times are unix seconds; `bytes_total` and `tensors` are 0 until they are known."""
+
+    id: int
+    model: str
+    state: State
+    reason: str
+    origin: Origin
+    source: str
+    identity: str
+    format: str
+    request: bytes
+    # where the result file of a request goes; empty if none was asked for
+    result_path: str
+    order: float
+    version: int | None
+    # the published version directory; empty until published
+    export_dir: str
+    tensors: int
+    bytes_total: int
+    attempts: int
+    retry_at: float | None
+    created_at: float
+    updated_at: float
+    # of the last attempt, until the next one begins
+    error: JobError | None
+
+
+class Changes(TypedDict, total=False):
+    """What a move may change besides state, reason and time."""
+
+    format: str
+    version: int | None
+    export_dir: str
+    tensors: int
+    bytes_total: int
+    attempts: int
+    retry_at: float | None
+    error: JobError | None
+
+
+class Moved(NamedTuple):
+    """One move of a job: `seq` is its place in the event stream, `job` the row after it."""
+
+    seq: int
+    job: Job
+
+
+class Transition(NamedTuple):
+    """One line of a job's history: `at` is in unix seconds."""
+
+    seq: int
+    state: State
+    at: float
+    reason: str
+
+
+def begin(new: NewJob, job_id: int, now: float) -> Job:
+    """A new job in its first state."""
+    return Job(
+        id=job_id,
+        model=new.model,
+        state=State.DETECTED,
+        reason="",
+        origin=new.origin,
+        source=new.source,
+        identity=new.identity,
+        format=new.format,
+        request=new.request,
+        result_path=new.result_path,
+        order=new.order,
+        version=new.version,
+        export_dir="",
+        tensors=0,
+        bytes_total=0,
+        attempts=0,
+        retry_at=None,
+        created_at=now,
+        updated_at=now,
+        error=None,
+    )
+
+
+def moved(job: Job, state: State, now: float, reason: str, changes: Changes) -> Job:
+    """The job after a move to `state`."""
+    return replace(job, state=state, reason=reason, updated_at=now, **changes)

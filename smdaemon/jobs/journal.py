@@ -1,0 +1,282 @@
+"""The journal: every job and every move, in SQLite. Synchronous; one method is one transaction.
+
+A job is accepted once `accept` has returned: the row is on the disk (`synchronous=FULL`). Row and history of a job change in
+one transaction, so whenever the process dies the journal says where each job stood.
+
+One connection, locked exclusively: SQLite's WAL has no second writer, and another process that opens the journal is refused
+at once. Read it through the control socket.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import apsw
+
+from smdaemon.errors import ConfigError, EnvironmentFault, SmdaemonError
+from smdaemon.jobs.job import Changes, Job, Moved, NewJob, Transition, begin, moved
+from smdaemon.jobs.rows import COLUMNS, acceptance_key, to_job, to_row
+from smdaemon.jobs.schema import APPLICATION_ID, MIGRATIONS
+from smdaemon.jobs.states import ACTIVE, TERMINAL, Event, State, advance
+
+_INSERT_JOB = """
+    INSERT INTO jobs VALUES (
+        NULL, :model, :state, :reason, :origin, :source, :identity, :format, :request, :result_path, :drop_order, :version,
+        :export_dir, :tensors, :bytes_total, :attempts, :retry_at, :created_at, :updated_at,
+        :error_code, :error_message, :error_remedy, :error_retryable)
+"""
+_UPDATE_JOB = """
+    UPDATE jobs SET
+        state = :state, reason = :reason, format = :format, version = :version, export_dir = :export_dir,
+        tensors = :tensors, bytes_total = :bytes_total, attempts = :attempts, retry_at = :retry_at,
+        updated_at = :updated_at, error_code = :error_code, error_message = :error_message,
+        error_remedy = :error_remedy, error_retryable = :error_retryable
+    WHERE id = :id
+"""
+# COLUMNS is a constant of this package: nothing from outside is put into a statement.
+_SELECT_JOB = f"SELECT {COLUMNS} FROM jobs WHERE id = ?"  # noqa: S608
+_SELECT_PAGE = f"""
+    SELECT {COLUMNS} FROM jobs
+    WHERE (:model IS NULL OR model = :model) AND (:state IS NULL OR state = :state) AND (:before IS NULL OR id < :before)
+    ORDER BY id DESC LIMIT :limit
+"""  # noqa: S608
+_SELECT_OPEN = f"SELECT {COLUMNS} FROM jobs WHERE state IN (SELECT value FROM json_each(?)) ORDER BY id"  # noqa: S608
+# With max() SQLite takes the other columns from the row that has the maximum.
+_SELECT_NEWEST = f"SELECT {COLUMNS}, max(version) FROM jobs WHERE state = 'published' GROUP BY model"  # noqa: S608
+_DELETE_ENDED = """
+    DELETE FROM jobs
+    WHERE state IN ('published', 'failed', 'superseded', 'cancelled') AND updated_at < :older_than
+        AND id NOT IN (SELECT id FROM (
+            SELECT id, row_number() OVER (PARTITION BY model ORDER BY id DESC) AS place FROM jobs) WHERE place <= :keep)
+        AND id NOT IN (SELECT id FROM (
+            SELECT id, max(version) FROM jobs WHERE state = 'published' GROUP BY model))
+"""
+
+_OPEN_STATES = "[" + ",".join(f'"{state}"' for state in State if state not in TERMINAL) + "]"
+
+
+class Journal:
+    """The open journal at `path`, which is made if it does not exist.
+
+    Not to be used by two threads at the same time. Raises from every method: `EnvironmentFault` (disk-full, io-error,
+    read-only, permission-denied, journal-corrupt), and from the constructor `ConfigError` (journal-too-new,
+    state-dir-locked) too. After an error nothing of the method's work remains.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._translated():
+            self._connection = apsw.Connection(str(path))
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _prepare(self) -> None:
+        connection = self._connection
+        # Before anything else touches the file: the lock is then held from the first read until the end.
+        connection.pragma("locking_mode", "exclusive")
+        connection.pragma("journal_mode", "wal")
+        connection.pragma("synchronous", "full")
+        connection.pragma("foreign_keys", "on")
+        finding = self._value("PRAGMA quick_check(1)")
+        if finding != "ok":
+            raise EnvironmentFault("journal-corrupt", f"the journal {str(self._path)!r} is corrupt: {finding}")
+        self._migrate()
+
+    def _migrate(self) -> None:
+        version = int(self._value("PRAGMA user_version"))
+        foreign = self._value("PRAGMA application_id") != APPLICATION_ID
+        if foreign and self._value("SELECT count(*) FROM sqlite_schema"):
+            raise EnvironmentFault(
+                "journal-corrupt", f"{str(self._path)!r} is a database, but not a journal of smdaemon"
+            )
+        if version > len(MIGRATIONS):
+            raise ConfigError(
+                "journal-too-new",
+                f"the journal {str(self._path)!r} has schema {version}, this smdaemon knows {len(MIGRATIONS)}",
+            )
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            with self._transaction():
+                self._rows(script)
+                self._connection.pragma("application_id", APPLICATION_ID)
+                self._connection.pragma("user_version", number)
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded into it. May be called twice."""
+        self._connection.close()
+
+    def accept(self, new: NewJob, now: float) -> list[Moved]:
+        """Insert the job, detected and queued; no moves if the same drop and request were accepted before."""
+        with self._transaction():
+            if not self._rows("INSERT OR IGNORE INTO accepted VALUES (?) RETURNING 1", (acceptance_key(new),)):
+                return []
+            self._rows(_INSERT_JOB, to_row(begin(new, 0, now)))
+            job = begin(new, self._connection.last_insert_rowid(), now)
+            return [self._record(job), self._move(job, Event.QUEUE, now, "", {})]
+
+    def move(self, job_id: int, event: Event, now: float, *, reason: str = "", **changes: Unpack[Changes]) -> Moved:
+        """Move one job by `event`; raises `ImpossibleMoveError`, or `ConfigError` (job-unknown)."""
+        with self._transaction():
+            return self._move(self._known(job_id), event, now, reason, changes)
+
+    def move_all(self, job_ids: Sequence[int], event: Event, now: float, *, reason: str = "") -> list[Moved]:
+        """Move all of the jobs or, if one of them cannot move, none."""
+        with self._transaction():
+            return [self._move(self._known(job_id), event, now, reason, {}) for job_id in job_ids]
+
+    def get(self, job_id: int) -> Job | None:
+        """The job of that id."""
+        with self._translated():
+            rows = self._rows(_SELECT_JOB, (job_id,))
+            return to_job(rows[0]) if rows else None
+
+    def page(
+        self, model: str | None = None, state: State | None = None, before: int | None = None, limit: int = 50
+    ) -> list[Job]:
+        """Up to `limit` jobs with an id below `before`, newest first."""
+        wanted = {"model": model, "state": None if state is None else state.value, "before": before, "limit": limit}
+        with self._translated():
+            return [to_job(row) for row in self._rows(_SELECT_PAGE, wanted)]
+
+    def history(self, job_id: int) -> list[Transition]:
+        """All states of the job, oldest first."""
+        with self._translated():
+            rows = self._rows("SELECT seq, state, at, reason FROM transitions WHERE job = ? ORDER BY seq", (job_id,))
+            return [Transition(seq, State(state), at, reason) for seq, state, at, reason in rows]
+
+    def moves_after(self, seq: int, limit: int) -> list[Moved]:
+        """Up to `limit` moves after `seq`, oldest first.
+
+        State, reason and time of each job are those of the move; what else it says is as the row has it now.
+        """
+        with self._translated():
+            rows = self._rows(
+                "SELECT seq, job, state, at, reason FROM transitions WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit)
+            )
+            return [
+                Moved(found, moved(self._known(job_id), State(state), at, reason, {}))
+                for found, job_id, state, at, reason in rows
+            ]
+
+    def last_seq(self) -> int:
+        """The place of the newest move in the event stream, 0 if there was none."""
+        with self._translated():
+            # not max(seq) of transitions: that falls when the newest job is pruned
+            rows = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'transitions'")
+            return int(rows[0][0]) if rows else 0
+
+    def open_jobs(self) -> list[Job]:
+        """The jobs that have not ended, oldest first."""
+        with self._translated():
+            return [to_job(row) for row in self._rows(_SELECT_OPEN, (_OPEN_STATES,))]
+
+    def resume(self, now: float) -> list[Moved]:
+        """Queue again what a stop or a crash interrupted."""
+        interrupted = [job.id for job in self.open_jobs() if job.state in ACTIVE]
+        return self.move_all(interrupted, Event.RESUME, now, reason="the daemon stopped during the attempt")
+
+    def counts(self) -> dict[tuple[str, State], int]:
+        """How many jobs each model has in each state; what is not named is 0."""
+        with self._translated():
+            rows = self._rows("SELECT model, state, count(*) FROM jobs GROUP BY model, state")
+            return {(model, State(state)): count for model, state, count in rows}
+
+    def newest_published(self) -> dict[str, Job]:
+        """The published job with the highest version of each model."""
+        with self._translated():
+            found = (to_job(row[:-1]) for row in self._rows(_SELECT_NEWEST))
+            return {job.model: job for job in found}
+
+    def next_sequence(self, model: str, at_least: int) -> int:
+        """The next number of the model: one more than the last, and not below `at_least`."""
+        with self._transaction():
+            return int(
+                self._value(
+                    "INSERT INTO sequences VALUES (?1, ?2)"
+                    " ON CONFLICT DO UPDATE SET last = max(last + 1, ?2) RETURNING last",
+                    (model, at_least),
+                )
+            )
+
+    def prune(self, older_than: float, keep: int) -> int:
+        """Delete the jobs that ended before `older_than`, but of each model not the newest `keep` nor the newest published.
+
+        Returns how many. What was accepted stays known.
+        """
+        with self._transaction():
+            self._rows(_DELETE_ENDED, {"older_than": older_than, "keep": keep})
+            return self._connection.changes()
+
+    def _known(self, job_id: int) -> Job:
+        rows = self._rows(_SELECT_JOB, (job_id,))
+        if not rows:
+            raise ConfigError("job-unknown", f"there is no job {job_id}")
+        return to_job(rows[0])
+
+    def _move(self, job: Job, event: Event, now: float, reason: str, changes: Changes) -> Moved:
+        after = moved(job, advance(job.state, event), now, reason, changes)
+        self._rows(_UPDATE_JOB, {name: value for name, value in to_row(after).items() if f":{name}" in _UPDATE_JOB})
+        return self._record(after)
+
+    def _record(self, job: Job) -> Moved:
+        row = to_row(job)
+        self._rows("INSERT INTO transitions VALUES (NULL, :id, :state, :updated_at, :reason)", row)
+        return Moved(self._connection.last_insert_rowid(), job)
+
+    def _rows(self, statement: str, bindings: Any = None) -> list[tuple[Any, ...]]:
+        # apsw runs a script as its rows are read: without fetchall the later statements would not run
+        return self._connection.execute(statement, bindings).fetchall()
+
+    def _value(self, statement: str, bindings: Any = None) -> Any:
+        return self._rows(statement, bindings)[0][0]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._translated():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite itself has rolled back after some errors (disk full, input/output)
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except apsw.Error as error:
+            foreseen = _foreseen(error, self._path)
+            if foreseen is None:
+                raise
+            raise foreseen from error
+
+
+_FAULTS: dict[type[apsw.Error], tuple[str, bool]] = {
+    apsw.FullError: ("disk-full", True),
+    apsw.IOError: ("io-error", True),
+    apsw.CorruptError: ("journal-corrupt", False),
+    apsw.NotADBError: ("journal-corrupt", False),
+    apsw.ReadOnlyError: ("read-only", False),
+    apsw.PermissionsError: ("permission-denied", False),
+    apsw.AuthError: ("permission-denied", False),
+    apsw.CantOpenError: ("permission-denied", False),
+}
+
+
+def _foreseen(error: apsw.Error, path: Path) -> SmdaemonError | None:
+    """The error of ours for one of SQLite's, None for a bug."""
+    said = f"{str(error).lower()} (journal {str(path)!r})"
+    if isinstance(error, apsw.BusyError | apsw.LockedError):
+        return ConfigError("state-dir-locked", said)
+    if isinstance(error, apsw.CantOpenError) and not path.parent.is_dir():
+        return EnvironmentFault("directory-missing", said)
+    if (known := _FAULTS.get(type(error))) is None:
+        return None
+    code, retryable = known
+    return EnvironmentFault(code, said, retryable=retryable)

@@ -1,0 +1,47 @@
+"""The result file of a request: `NAME.export.result.json` beside `NAME.export.json`, written whole or not at all."""
+
+import json
+from pathlib import Path
+
+from smdaemon.jobs.job import Job
+from smdaemon.proto.mapping import message_to_dict
+from smdaemon.proto.v1 import Error, ExportResult
+from smdaemon.publish.local import write_atomically
+
+_SUFFIXES = (".export.json", ".export.toml", ".export.binpb")
+
+
+def result_path(request: Path) -> Path:
+    """Where the result of the request file `request` is written."""
+    for suffix in _SUFFIXES:
+        if request.name.endswith(suffix):
+            return request.with_name(request.name.removesuffix(suffix) + ".export.result.json")
+    raise ValueError(f"{request.name!r} is not the name of a request file")
+
+
+def write_result(job: Job) -> None:
+    """Write the result file of an ended job; OSError where the folder of the request cannot be written."""
+    result = ExportResult(
+        job=job.id,
+        model=job.model,
+        source=job.source,
+        state=job.state,
+        export_dir=job.export_dir,
+        tensors=job.tensors,
+        bytes=job.bytes_total,
+        seconds=max(0.0, job.updated_at - job.created_at),
+    )
+    if job.version is not None:
+        result.version = job.version
+    result.finished_at.FromNanoseconds(int(job.updated_at * 1e9))
+    if job.error is not None:
+        result.error.CopyFrom(
+            Error(
+                code=job.error.code,
+                message=job.error.message,
+                remedy=job.error.remedy,
+                retryable=job.error.retryable,
+            )
+        )
+    content = json.dumps(message_to_dict(result), indent=2) + "\n"
+    write_atomically(Path(job.result_path), content.encode())

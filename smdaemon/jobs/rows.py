@@ -1,0 +1,91 @@
+"""Between a `Job` and its row of the journal's table `jobs`. Pure."""
+
+import hashlib
+import os
+from typing import Any, cast
+
+from smdaemon.jobs.job import Job, JobError, NewJob, Origin
+from smdaemon.jobs.states import State
+
+# In the order of `to_job`'s parameters.
+COLUMNS = (
+    "id, model, state, reason, origin, source, identity, format, request, result_path, drop_order, version, export_dir,"
+    " tensors, bytes_total, attempts, retry_at, created_at, updated_at,"
+    " error_code, error_message, error_remedy, error_retryable"
+)
+
+
+def printable(text: str) -> str:
+    r"""The text with each lone surrogate (a byte of a file name that is not UTF-8) shown as `\udc80`-like escape.
+
+    SQLite and protobuf take UTF-8 only, and a message may name such a file.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def to_row(job: Job) -> dict[str, Any]:
+    """The columns by name."""
+    error = job.error or JobError("", "", "")
+    return {
+        "id": job.id,
+        "model": printable(job.model),
+        "state": job.state.value,
+        "reason": printable(job.reason),
+        "origin": job.origin,
+        "source": os.fsencode(job.source),
+        "identity": printable(job.identity),
+        "format": printable(job.format),
+        "request": job.request,
+        "result_path": os.fsencode(job.result_path),
+        "drop_order": job.order,
+        "version": job.version,
+        "export_dir": os.fsencode(job.export_dir),
+        "tensors": job.tensors,
+        "bytes_total": job.bytes_total,
+        "attempts": job.attempts,
+        "retry_at": job.retry_at,
+        "created_at": job.created_at,
+        "updated_at": job.updated_at,
+        "error_code": error.code,
+        "error_message": printable(error.message),
+        "error_remedy": printable(error.remedy),
+        "error_retryable": error.retryable,
+    }
+
+
+def to_job(row: tuple[Any, ...]) -> Job:
+    """The job of a row selected by `COLUMNS`."""
+    (job_id, model, state, reason, origin, source, identity, format_, request, result_path, order, version) = row[:12]
+    (export_dir, tensors, bytes_total, attempts, retry_at, created_at, updated_at, code, *error) = row[12:]
+    message, remedy, retryable = error
+    return Job(
+        id=job_id,
+        model=model,
+        state=State(state),
+        reason=reason,
+        origin=cast("Origin", origin),
+        source=os.fsdecode(source),
+        identity=identity,
+        format=format_,
+        request=request,
+        result_path=os.fsdecode(result_path),
+        order=order,
+        version=version,
+        export_dir=os.fsdecode(export_dir),
+        tensors=tensors,
+        bytes_total=bytes_total,
+        attempts=attempts,
+        retry_at=retry_at,
+        created_at=created_at,
+        updated_at=updated_at,
+        error=JobError(code, message, remedy, bool(retryable)) if code else None,
+    )
+
+
+def acceptance_key(new: NewJob) -> bytes:
+    """16 bytes that are the same for the same model, source, identity and request only."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (printable(new.model).encode(), os.fsencode(new.source), printable(new.identity).encode(), new.request):
+        # the length in front keeps ("ab", "c") and ("a", "bc") apart
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.digest()

@@ -1,0 +1,83 @@
+"""The tables of the journal, and how an older journal becomes a current one. The comments here are the canonical ones.
+
+Each migration is run in one transaction together with the rise of `user_version`, so a crash leaves the old schema or the
+new one. A migration, once released, is never changed; a new one is added at the end.
+"""
+
+# "smda" as a big-endian number, in the header of the file: tells a journal from any other SQLite database.
+APPLICATION_ID = 0x736D6461
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    -- One export's life. A row is inserted in state 'queued' once a drop is accepted, and from then on only ever moved;
+    -- only prune deletes rows, and only ended ones. After a crash rows in staging, writing, verifying or committing are
+    -- what was interrupted: the scheduler moves them back to 'queued' before it starts anything.
+    CREATE TABLE jobs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        model TEXT NOT NULL,
+        -- one of smdaemon/jobs/states.py
+        state TEXT NOT NULL,
+        -- why it is in this state; '' where the state speaks for itself
+        reason TEXT NOT NULL,
+        -- 'drop', 'request' or 'api'
+        origin TEXT NOT NULL,
+        -- path as the file system has it: bytes, because a file name need not be UTF-8
+        source BLOB NOT NULL,
+        -- which content lay at source when it was accepted
+        identity TEXT NOT NULL,
+        -- '' until it is known
+        format TEXT NOT NULL,
+        -- serialised smdaemon.v1.ExportRequest
+        request BLOB NOT NULL,
+        -- path; empty if no result file was asked for
+        result_path BLOB NOT NULL,
+        -- how new the drop is among those of its model: INTEGER step, or REAL modification time
+        drop_order ANY NOT NULL,
+        -- NULL until it is chosen
+        version INTEGER,
+        -- path; empty until published
+        export_dir BLOB NOT NULL,
+        -- 0 until they are known
+        tensors INTEGER NOT NULL,
+        bytes_total INTEGER NOT NULL,
+        -- attempts begun since the job was accepted or last retried by a person
+        attempts INTEGER NOT NULL,
+        -- unix seconds; set in 'waiting' only, NULL elsewhere
+        retry_at REAL,
+        -- unix seconds
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        -- of the last attempt; code '' if there was no error
+        error_code TEXT NOT NULL,
+        error_message TEXT NOT NULL,
+        error_remedy TEXT NOT NULL,
+        error_retryable INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX jobs_by_model ON jobs (model, id);
+    CREATE INDEX jobs_by_state ON jobs (state, model, id);
+
+    -- Every move of every job: the event stream. Written in the same transaction as the job's row, so the newest row of a
+    -- job always says its state. AUTOINCREMENT: a seq is never used twice, even after prune.
+    CREATE TABLE transitions (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        job INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+        state TEXT NOT NULL,
+        at REAL NOT NULL,
+        reason TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX transitions_by_job ON transitions (job, seq);
+
+    -- What was ever accepted: a hash of model, source, identity and request. Outlives its job, because a drop that still
+    -- lies in the watched directory must not be exported again after its job is pruned.
+    CREATE TABLE accepted (
+        key BLOB PRIMARY KEY
+    ) STRICT, WITHOUT ROWID;
+
+    -- The last number given out under version = "sequence". A crash between the number and its use leaves a gap, never a
+    -- number used twice.
+    CREATE TABLE sequences (
+        model TEXT PRIMARY KEY,
+        last INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
