@@ -3,6 +3,7 @@
 A new format is one module with a `Format`, registered in `formats.py`.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,14 +36,22 @@ class Source(Protocol):
         """Every file that the values come from: who writes one of them changes the source."""
         ...
 
+    def check_unchanged(self) -> None:
+        """DropError `source-changed` unless every file is still the one that was opened, untouched. Ask after reading."""
+        ...
+
 
 class Format(Protocol):
     """One source format: what it is called, what it takes, when a drop of it is complete, how it is opened."""
 
     name: str
+    suffix: str
+    """How the names of its files end; empty for a format whose drops are directories."""
+    self_judging: bool
+    """Whether `is_complete` is the last word. If not, more files may follow: wait for a quiet period too."""
 
     def claims(self, path: Path) -> bool:
-        """Whether a file or directory of this name is a drop of this format; looks at names only, opens nothing large."""
+        """Whether this entry of a watched directory is a drop of this format; looks at names only, opens no file."""
         ...
 
     def is_complete(self, path: Path) -> bool:
@@ -69,6 +78,22 @@ class Identity:
     def of(cls, stat: os.stat_result) -> "Identity":
         """The identity of what `stat` describes."""
         return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+    @classmethod
+    def combined(cls, files: Mapping[str, "Identity"]) -> "Identity":
+        """The identity of a drop of several files, by their names relative to it.
+
+        Where a single file has its inode stands a digest over every file's name and identity, cut to 63 bits;
+        the size is the sum, the time that of the newest.
+        """
+        digest = hashlib.blake2b(digest_size=8)
+        for name in sorted(files):
+            digest.update(os.fsencode(name) + b"\0" + str(files[name]).encode() + b"\0")
+        return cls(
+            int.from_bytes(digest.digest(), "big") >> 1,
+            sum(file.size for file in files.values()),
+            max((file.mtime_ns for file in files.values()), default=0),
+        )
 
     def __str__(self) -> str:
         return f"{self.inode}-{self.size}-{self.mtime_ns}"

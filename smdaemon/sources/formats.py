@@ -1,0 +1,66 @@
+"""The formats that smdaemon reads. A new one is a module with a `Format`, named in FORMATS."""
+
+from pathlib import Path
+
+from smdaemon.errors import DropError
+from smdaemon.sources.base import Format, Source
+from smdaemon.sources.npz import NpzFormat
+from smdaemon.sources.safetensors import SafetensorsFormat
+
+FORMATS: tuple[Format, ...] = (NpzFormat(), SafetensorsFormat())
+AUTO = "auto"
+"""Stands for the format that the name of the drop tells."""
+
+_UNFINISHED = (".tmp", ".part")
+
+
+def format_named(name: str) -> Format:
+    """The format of that name; DropError `source-unknown-format` for any other."""
+    for known in FORMATS:
+        if known.name == name:
+            return known
+    names = ", ".join(known.name for known in FORMATS)
+    raise DropError("source-unknown-format", f"there is no format {name!r}; known are {names}")
+
+
+def claiming(path: Path) -> Format | None:
+    """The format whose drop this entry of a watched directory is; None for what is nobody's.
+
+    Looks at names only. Hidden names and names of unfinished files (`.tmp`, `.part`) are nobody's.
+    """
+    if path.name.startswith(".") or path.name.endswith(_UNFINISHED):
+        return None
+    return next((known for known in FORMATS if known.claims(path)), None)
+
+
+def detect(path: Path) -> Format:
+    """The format of a path that the user names; here hidden names and single shards are taken at their word.
+
+    DropError `source-missing` where nothing is there, `source-unknown-format` where the name tells no format.
+    """
+    try:
+        is_directory = path.is_dir()
+        exists = is_directory or path.exists()
+    except ValueError:
+        exists = False
+    if not exists:
+        raise DropError("source-missing", f"{str(path)!r} does not exist")
+    if is_directory:
+        found = next((known for known in FORMATS if not known.suffix and known.claims(path)), None)
+    else:
+        # the longest suffix first: an index of shards also ends in .json
+        suffixed = sorted((known for known in FORMATS if known.suffix), key=lambda known: -len(known.suffix))
+        found = next((known for known in suffixed if path.name.endswith(known.suffix)), None)
+    if found is None:
+        raise DropError("source-unknown-format", f"the name of {str(path)!r} tells no format")
+    return found
+
+
+def open_source(path: Path, format: str = AUTO) -> Source:  # noqa: A002 - the word of the configuration and of the CLI
+    """The opened source; `format` is a format's name or "auto". DropError where it is missing, unknown or unsound."""
+    return (detect(path) if format == AUTO else format_named(format)).open(path)
+
+
+def unchanged(source: Source) -> None:
+    """DropError `source-changed` unless every file of the source is still the one that was opened. Ask when all is read."""
+    source.check_unchanged()
