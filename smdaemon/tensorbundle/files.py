@@ -1,0 +1,128 @@
+"""The files of a bundle: their names, and how one is written in large pieces and made durable."""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from smdaemon.tensorbundle.tensors import Buffer
+
+# Buffers up to this size are gathered: for them a call to the system costs more than a copy.
+_GATHER_BYTES = 64 << 10
+_PENDING_BYTES = 1 << 20
+
+Result = TypeVar("Result")
+
+
+def index_path(prefix: str | Path) -> Path:
+    """The index of the bundle of that prefix."""
+    return Path(f"{os.fspath(prefix)}.index")
+
+
+def data_path(prefix: str | Path, shard: int, shards: int) -> Path:
+    """A data file of the bundle of that prefix."""
+    return Path(f"{os.fspath(prefix)}.data-{shard:05d}-of-{shards:05d}")
+
+
+class Progress:
+    """Reports what is written, and after the first failure refuses everything further, in every thread."""
+
+    def __init__(self, on_bytes: Callable[[int], None] | None) -> None:
+        self._on_bytes = on_bytes
+        self._lock = threading.Lock()
+        self.failure: BaseException | None = None
+
+    def add(self, count: int) -> None:
+        """Report `count` bytes; raises the first failure of any thread."""
+        if self.failure is not None:
+            raise self.failure
+        if self._on_bytes is not None:
+            self._on_bytes(count)
+
+    def fail(self, error: BaseException) -> BaseException:
+        """Make `error` the failure if there is none yet; the failure that holds."""
+        with self._lock:
+            if self.failure is None:
+                self.failure = error
+            return self.failure
+
+    def guard(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """The result of `work`; what it raises stops the other threads too."""
+        try:
+            return work(*arguments)
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+
+class OutputFile:
+    """A new file that is written from its start to its end. `size` counts what was appended.
+
+    Raises FileExistsError where the file exists already, and any OSError as it comes.
+    """
+
+    def __init__(self, path: Path, progress: Progress, *, sync: bool) -> None:
+        self.path = path
+        self.size = 0
+        self._progress = progress
+        self._sync = sync
+        self._pending = bytearray()
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def append(self, buffer: Buffer) -> None:
+        """Write `buffer`, which may be reused afterwards."""
+        count = len(buffer)
+        self.size += count
+        if count < _GATHER_BYTES:
+            self._pending += buffer
+            if len(self._pending) >= _PENDING_BYTES:
+                self._flush()
+            return
+        if self._pending:
+            self._flush()
+        self._write(buffer)
+
+    def _flush(self) -> None:
+        # a new one each time: the bytes may still be looked at through a view when a write fails
+        pending, self._pending = self._pending, bytearray()
+        self._write(pending)
+
+    def _write(self, buffer: Buffer) -> None:
+        count = len(buffer)
+        written = os.write(self._descriptor, buffer)
+        while written < count:
+            written += os.write(self._descriptor, memoryview(buffer)[written:])
+        self._progress.add(count)
+
+    def finish(self, *, read_back: bool = False) -> bytes:
+        """Write what is pending, sync, check the length, close; with `read_back` the content of the file."""
+        if self._pending:
+            self._flush()
+        if self._sync:
+            os.fdatasync(self._descriptor)
+        found = os.fstat(self._descriptor).st_size
+        if found != self.size:
+            message = f"the file has {found} bytes after {self.size} were written"
+            raise OSError(errno.EIO, message, os.fspath(self.path))
+        content = _read(self._descriptor, found) if read_back else b""
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+        return content
+
+    def discard(self) -> None:
+        """Close and remove the file, which is ours: it was made exclusively."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self.path.unlink(missing_ok=True)
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    pieces = []
+    position = 0
+    while position < size and (piece := os.pread(descriptor, size - position, position)):
+        pieces.append(piece)
+        position += len(piece)
+    return b"".join(pieces)

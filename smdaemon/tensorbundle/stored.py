@@ -1,0 +1,99 @@
+"""What lies in a data file: the open file, and a tensor in it.
+
+Data files are read, not mapped: a file that is cut short meanwhile is an error, not the end of the process.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+
+from smdaemon.errors import DropError
+from smdaemon.tensorbundle.checksum import crc32c, mask
+from smdaemon.tensorbundle.coding import corrupt
+from smdaemon.tensorbundle.dtypes import STRING
+from smdaemon.tensorbundle.entries import BundleEntry
+from smdaemon.tensorbundle.strings import StringElements
+from smdaemon.tensorbundle.tensors import CHUNK_BYTES, Buffer
+
+
+class Shard:
+    """An open data file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise DropError("bundle-missing-shard", f"there is no data file {os.fspath(path)!r}") from None
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise corrupt(f"{os.fspath(path)!r} is not a file")
+        self.size = status.st_size
+
+    def read_into(self, buffer: bytearray | memoryview, offset: int) -> None:
+        """Fill `buffer` from `offset` on; DropError `source-changed` where the file has become shorter."""
+        view = memoryview(buffer)
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            if count == 0:
+                raise DropError("source-changed", f"{os.fspath(self.path)!r} became shorter while it was read")
+            done += count
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class StoredTensor:
+    """A tensor in a bundle, as a Tensor. Its checksum is compared when the last buffer has been read."""
+
+    def __init__(self, entry: BundleEntry, shard: Shard, name: str) -> None:
+        self.dtype = entry.dtype
+        self.shape = entry.shape
+        self.entry = entry
+        self._shard = shard
+        self._name = name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the value; for strings their lengths are read."""
+        if self.dtype is STRING:
+            return sum(self.strings().lengths)
+        return self.entry.size
+
+    def buffers(self) -> Iterator[Buffer]:
+        """The value; each buffer is overwritten by the next. DropError `bundle-corrupt` for a wrong checksum."""
+        if self.dtype is STRING:
+            yield from self.strings()
+            return
+        entry = self.entry
+        chunk = memoryview(bytearray(min(CHUNK_BYTES, entry.size)))
+        running = position = 0
+        while position < entry.size:
+            view = chunk[: entry.size - position]
+            self._shard.read_into(view, entry.offset + position)
+            running = crc32c(view, running)
+            position += len(view)
+            yield view
+        if mask(running) != entry.crc:
+            raise corrupt(f"the checksum of tensor {self._name!r} does not fit its content")
+
+    def strings(self) -> StringElements:
+        """The elements of a string tensor."""
+        entry = self.entry
+        return StringElements(self._read, entry.size, prod(entry.shape), entry.crc)
+
+    def _read(self, position: int, count: int) -> Buffer:
+        buffer = bytearray(count)
+        self._shard.read_into(buffer, self.entry.offset + position)
+        return buffer
+
+    def read_into(self, buffer: bytearray | memoryview, position: int) -> None:
+        """Fill `buffer` with the bytes at `position` of the value; nothing is checked but their presence."""
+        self._shard.read_into(buffer, self.entry.offset + position)
