@@ -1,0 +1,176 @@
+"""Talks to the daemon: HTTP over its unix socket, or over loopback TCP. Standard library only, so that commands start fast."""
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
+
+from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError
+
+DEFAULT_SOCKET = "/run/smdaemon/control.sock"
+SOCKET_VARIABLE = "SMDAEMON_SOCKET"
+
+Json = dict[str, Any]
+
+
+class RemoteError(SmdaemonError):
+    """An error that the daemon answered with; code and remedy are the daemon's."""
+
+
+class ServerEvent(NamedTuple):
+    """One server-sent event; `seq` resumes the stream after it."""
+
+    seq: int
+    data: Json
+
+
+def default_address() -> str:
+    """Where the daemon is looked for when --socket is not given."""
+    return os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the path in place of a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Client:
+    """One daemon's control socket; every call makes a connection of its own.
+
+    `address` is a path or 'http://127.0.0.1:PORT'; None for $SMDAEMON_SOCKET or the default path.
+    Calls raise RemoteError for the daemon's own errors, ConfigError no-daemon and EnvironmentFault permission-denied.
+    """
+
+    def __init__(self, address: str | None = None, *, timeout_seconds: float = 30) -> None:
+        self.address = address or default_address()
+        self._timeout = timeout_seconds
+
+    def get(self, path: str, **query: object) -> Json:
+        """The JSON answer of GET `path`; parameters that are None are left out."""
+        return self._call("GET", path, query=query)
+
+    def post(self, path: str, body: Json | None = None) -> Json:
+        """The JSON answer of POST `path`."""
+        return self._call("POST", path, body=body)
+
+    def events(self, after: int | None = None) -> Iterator[ServerEvent]:
+        """The daemon's events after `after` (None: from now on), until the daemon ends the stream."""
+        connection = self._connection(timeout=None)
+        try:
+            response = self._send(connection, "GET", _with_query("/v1/events", {"after": after}), None)
+            if response.status != 200:
+                raise _remote_error(response.status, response.read())
+            yield from _parse_events(response)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+
+    def _call(self, method: str, path: str, *, query: Json | None = None, body: Json | None = None) -> Json:
+        connection = self._connection(timeout=self._timeout)
+        try:
+            response = self._send(connection, method, _with_query(path, query or {}), body)
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise _remote_error(response.status, content)
+        try:
+            return _object(json.loads(content))
+        except ValueError as error:
+            raise self._unreachable(error) from error
+
+    def _connection(self, timeout: float | None) -> http.client.HTTPConnection:
+        if "://" not in self.address:
+            return _UnixConnection(self.address, timeout)
+        parts = urlsplit(self.address)
+        try:
+            port = parts.port
+        except ValueError:
+            port = None
+        if parts.scheme != "http" or not parts.hostname or port is None:
+            raise ConfigError(
+                "usage",
+                f"the address {self.address!r} is not understood",
+                remedy="give a path or http://127.0.0.1:PORT",
+            )
+        return http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
+
+    @staticmethod
+    def _send(
+        connection: http.client.HTTPConnection, method: str, target: str, body: Json | None
+    ) -> http.client.HTTPResponse:
+        headers = {"Accept": "application/json"}
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            content = json.dumps(body).encode()
+        connection.request(method, target, content, headers)
+        return connection.getresponse()
+
+    def _unreachable(self, error: Exception) -> SmdaemonError:
+        if isinstance(error, PermissionError):
+            return EnvironmentFault("permission-denied", f"may not connect to {self.address!r}")
+        if isinstance(error, TimeoutError):
+            reason = f"no answer within {self._timeout:g} s"
+        elif isinstance(error, OSError):
+            reason = (error.strerror or str(error)).lower()
+        else:
+            reason = f"what answers there is no smdaemon: {error or type(error).__name__}"
+        return ConfigError("no-daemon", f"no daemon answers on {self.address!r}: {reason}")
+
+
+def _with_query(path: str, query: Json) -> str:
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"{quote(path)}?{urlencode(given)}" if given else quote(path)
+
+
+def _object(data: object) -> Json:
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - caught with the parser's own ValueError
+    return data
+
+
+def _remote_error(status: int, content: bytes) -> RemoteError:
+    try:
+        answer = _object(json.loads(content))
+    except ValueError:
+        answer = {}
+    code = str(answer.get("code") or "usage")
+    known = CODES.get(code)
+    error = RemoteError(
+        code,
+        str(answer.get("message") or f"the daemon answered with status {status}"),
+        remedy=str(answer.get("remedy") or (known.remedy if known else "see the daemon's log")),
+    )
+    error.retryable = bool(answer.get("retryable"))
+    return error
+
+
+def _parse_events(lines: Iterator[bytes] | http.client.HTTPResponse) -> Iterator[ServerEvent]:
+    """The events of a text/event-stream; comments and fields that smdaemon does not send are passed over."""
+    seq, data = 0, ""
+    for line in lines:
+        name, _, value = line.decode().rstrip("\r\n").partition(":")
+        value = value.removeprefix(" ")
+        if name == "id":
+            seq = int(value)
+        elif name == "data":
+            data += value
+        elif not name and data:
+            yield ServerEvent(seq, _object(json.loads(data)))
+            data = ""

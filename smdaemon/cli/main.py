@@ -1,0 +1,127 @@
+"""The `smdaemon` command: a list of commands, each in a module that is imported when it is called."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from smdaemon import __version__
+from smdaemon.errors import ConfigError, SmdaemonError
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+DONE, FAILED, USAGE = 0, 1, 2
+_INTERRUPTED = 130  # what a shell reports for a command that Ctrl-C ended
+
+SUMMARY = "Publishes TensorFlow SavedModels beside a training job, without TensorFlow."
+
+
+class Command(NamedTuple):
+    """A command: its name, the function that does it ('module:function', imported at use) and one line of help."""
+
+    name: str
+    target: str
+    help: str
+
+
+GROUPS: dict[str, list[Command]] = {
+    "The daemon": [
+        Command("run", "smdaemon.cli.run:run", "Watch directories and publish what drops there."),
+        Command(
+            "check-config", "smdaemon.cli.check_config:check_config", "Read a configuration and say what is wrong."
+        ),
+        Command("demo", "smdaemon.cli.demo:demo", "Show all of it once, in a scratch directory."),
+    ],
+    "Without a daemon": [
+        Command("export", "smdaemon.cli.export:export", "Turn one training output into a SavedModel."),
+        Command("inspect", "smdaemon.cli.inspect:inspect", "Show what a SavedModel holds."),
+        Command("verify", "smdaemon.cli.verify:verify", "Check every checksum of a SavedModel."),
+    ],
+    "Ask the daemon": [
+        Command("status", "smdaemon.cli.status:status", "Show the daemon, its models and what runs."),
+        Command("jobs", "smdaemon.cli.jobs:jobs", "List jobs, newest first."),
+        Command("show", "smdaemon.cli.jobs:show", "Show one job with its history."),
+        Command("cancel", "smdaemon.cli.jobs:cancel", "Cancel an open job."),
+        Command("retry", "smdaemon.cli.jobs:retry", "Run a failed or cancelled job again."),
+    ],
+    "The shell": [
+        Command("completion", "smdaemon.cli.completion:completion", "Print or install shell completion."),
+    ],
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do what the command line says and exit with 0 (done), 1 (failed) or 2 (usage)."""
+    sys.exit(dispatch(sys.argv[1:] if argv is None else argv))
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Do what `argv` says; the exit code. An exception that leaves this is a bug."""
+    try:
+        if not argv or argv[0] in {"--help", "-h", "help"}:
+            print(help_text())
+            return DONE
+        if argv[0] in {"--version", "-V"}:
+            print(f"smdaemon {__version__}")
+            return DONE
+        return _call(list(argv))
+    except SmdaemonError as error:
+        from smdaemon.cli.output import print_error
+
+        print_error(error)
+        return USAGE if error.code == "usage" else FAILED
+    except BrokenPipeError:
+        _drop_stdout()
+        return FAILED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _call(argv: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    try:
+        result = make_app()(argv, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise ConfigError("usage", _one_line(str(error)), remedy=f"see: smdaemon {_help_of(argv)}--help") from error
+    return result if isinstance(result, int) else DONE
+
+
+def make_app() -> "App":
+    """The whole command line; the commands' modules are not imported yet."""
+    from cyclopts import App
+
+    app = App(name="smdaemon", help=SUMMARY, version=__version__, result_action="return_value")
+    for group, commands in GROUPS.items():
+        for command in commands:
+            app.command(command.target, name=command.name, help=command.help, group=group)
+    return app
+
+
+def help_text() -> str:
+    """The help of the whole command. Written here: laying it out with rich would take most of its 0.3 s."""
+    lines = ["Usage: smdaemon COMMAND [OPTIONS]", "", SUMMARY]
+    for group, commands in GROUPS.items():
+        lines += ["", f"{group}:"]
+        lines += [f"  {command.name:<14}{command.help}" for command in commands]
+    lines += ["", "smdaemon COMMAND --help says more. smdaemon --version prints the version."]
+    return "\n".join(lines)
+
+
+def _help_of(argv: list[str]) -> str:
+    """The command that the user meant to call, with a space behind it, or nothing."""
+    known = {command.name for commands in GROUPS.values() for command in commands}
+    return f"{argv[0]} " if argv and argv[0] in known else ""
+
+
+def _one_line(text: str) -> str:
+    """A parser's message in the form of smdaemon's own: one line, lower-case, no full stop."""
+    line = " ".join(text.split()).rstrip(".")
+    return line[:1].lower() + line[1:]
+
+
+def _drop_stdout() -> None:
+    """Point stdout at nothing: whoever read it has left, and Python would complain at exit that it cannot flush."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,16 @@
+"""Options that several commands take."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+Socket = Annotated[
+    str | None,
+    Parameter(
+        name="--socket",
+        help="The daemon's control socket: a path or http://127.0.0.1:PORT. "
+        "Without it $SMDAEMON_SOCKET, else /run/smdaemon/control.sock.",
+    ),
+]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
+JobId = Annotated[int, Parameter(help="The job's number, as `smdaemon jobs` lists it.")]

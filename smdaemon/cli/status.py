@@ -1,0 +1,162 @@
+"""`smdaemon status`: the daemon, its models and what runs, as a page, as JSON, or drawn again with every change."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from smdaemon.cli import output
+from smdaemon.cli.client import Client
+from smdaemon.cli.jobs import job_table
+from smdaemon.cli.options import AsJson, Socket
+from smdaemon.errors import SmdaemonError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_RUNNING = ("staging", "writing", "verifying", "committing")
+_FAILURES_SHOWN = 3
+# Between two pictures: at most, for bytes that move without an event, and at least, for bursts of events.
+_REDRAW_SECONDS = 1.0
+_PAUSE_SECONDS = 0.1
+
+Json = dict[str, Any]
+
+
+def status(
+    *,
+    as_json: AsJson = False,
+    watch: Annotated[bool, Parameter(negative="", help="Draw it again with every change until Ctrl-C.")] = False,
+    socket: Socket = None,
+) -> None:
+    """Show the daemon, its models and what runs."""
+    client = Client(socket)
+    if watch:
+        _watch(client, as_json=as_json)
+    elif as_json:
+        output.print_json(client.get("/v1/status"))
+    else:
+        output.console().print(page(*snapshot(client), datetime.now(UTC)))
+
+
+def snapshot(client: Client) -> tuple[Json, list[Json], list[Json]]:
+    """The status, the jobs that run, and the newest failed ones."""
+    answer = client.get("/v1/status")
+    running: list[Json] = []
+    for state in _RUNNING:
+        if answer["jobs"].get(state):
+            running += client.get("/v1/jobs", state=state, limit=100)["jobs"]
+    failed: list[Json] = []
+    if answer["jobs"].get("failed"):
+        failed = client.get("/v1/jobs", state="failed", limit=_FAILURES_SHOWN)["jobs"]
+    return answer, running, failed
+
+
+def page(answer: Json, running: list[Json], failed: list[Json], now: datetime) -> "RenderableType":
+    """The page for people."""
+    from rich.console import Group
+
+    parts: list[Any] = [output.pairs(_daemon_facts(answer, now))]
+    if answer["models"]:
+        parts += ["", _model_table(answer["models"], now)]
+    if running:
+        parts += ["", "running", job_table(running, now)]
+    if failed:
+        parts += ["", "failed", job_table(failed, now), "smdaemon show JOB says what to do"]
+    return Group(*parts)
+
+
+def _daemon_facts(answer: Json, now: datetime) -> list[tuple[str, object]]:
+    used, limit = answer["host_memory_used_bytes"], answer["host_memory_bytes"]
+    facts: list[tuple[str, object]] = [
+        ("smdaemon", f"{answer['version']}, {answer['phase']}, pid {answer['pid']}"),
+        ("up", output.age(answer.get("started_at"), now)),
+        ("config", answer["config_file"]),
+        ("jobs", _counts(answer["jobs"]) or "none"),
+        ("workers", f"{answer['workers_busy']} of {answer['workers']} busy"),
+        ("host memory", f"{output.human_bytes(used)} of {output.human_bytes(limit)}"),
+    ]
+    if "config_error" in answer:
+        error = answer["config_error"]
+        facts.insert(3, ("reload refused", f"{error['message']} ({error['code']}); {error['remedy']}"))
+    return facts
+
+
+def _counts(jobs: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in jobs.items() if count)
+
+
+def _model_table(models: list[Json], now: datetime) -> "RenderableType":
+    rows = []
+    for model in models:
+        error = model.get("error")
+        rows.append(
+            (
+                model["name"],
+                model.get("newest_version", "-"),
+                output.age(model.get("newest_at"), now),
+                model["health"],
+                model["watch_method"] or "-",
+                _counts(model["jobs"]) or "-",
+                f"{error['message']} ({error['code']}); {error['remedy']}" if error else model["publish"],
+            )
+        )
+    return output.table(["model", ">version", ">age", "health", "watched by", "jobs", "publishes to"], rows)
+
+
+def _watch(client: Client, *, as_json: bool) -> None:
+    """Draw until Ctrl-C; while the daemon is away, say so and go on."""
+    changed = threading.Event()
+    threading.Thread(target=_listen, args=(client, changed), daemon=True).start()
+    try:
+        if as_json:
+            _draw_loop(client, changed, _print_json_line)
+        elif not sys.stdout.isatty():
+            _draw_loop(client, changed, lambda client: output.console().print(_picture(client), ""))
+        else:
+            from rich.live import Live
+
+            with Live(console=output.console(), auto_refresh=False, screen=True) as live:
+                _draw_loop(client, changed, lambda client: live.update(_picture(client), refresh=True))
+    except KeyboardInterrupt:
+        return
+
+
+def _draw_loop(client: Client, changed: threading.Event, draw: Callable[[Client], None]) -> None:
+    while True:
+        changed.clear()
+        draw(client)
+        time.sleep(_PAUSE_SECONDS)
+        changed.wait(_REDRAW_SECONDS)
+
+
+def _picture(client: Client) -> "RenderableType":
+    try:
+        return page(*snapshot(client), datetime.now(UTC))
+    except SmdaemonError as error:
+        return output.error_line(error)
+
+
+def _print_json_line(client: Client) -> None:
+    """One line for each picture, so that a reader of the pipe can follow."""
+    try:
+        line: Json = client.get("/v1/status")
+    except SmdaemonError as error:
+        line = {"error": {"code": error.code, "message": error.message, "remedy": error.remedy}}
+    print(json.dumps(line), flush=True)
+
+
+def _listen(client: Client, changed: threading.Event) -> None:
+    """Set `changed` with every event of the daemon; the redraw timer covers the times without a stream."""
+    while True:
+        try:
+            for _ in client.events():
+                changed.set()
+        except SmdaemonError:
+            pass
+        time.sleep(_REDRAW_SECONDS)

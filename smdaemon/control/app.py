@@ -1,0 +1,229 @@
+"""The control socket's paths: each handler parses, asks the backend once, and renders; errors are turned at one place."""
+
+from collections.abc import Awaitable, Callable
+
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from smdaemon.control import guard, openapi, query
+from smdaemon.control.backend import Backend
+from smdaemon.control.events import EventStream
+from smdaemon.control.openapi import Operation
+from smdaemon.control.render import (
+    JSON,
+    HttpError,
+    error_message,
+    error_status,
+    message_response,
+    parse_request,
+    to_json,
+)
+from smdaemon.errors import ConfigError, SmdaemonError
+from smdaemon.proto import v1
+
+MAX_BODY_BYTES = 1 << 20
+_MAX_ID = 2**63 - 1
+
+Handler = Callable[[Backend, Request], Awaitable[Response]]
+
+
+async def _status(backend: Backend, request: Request) -> Response:
+    query.only(request)
+    return message_response(backend.status(), request.headers)
+
+
+async def _models(backend: Backend, request: Request) -> Response:
+    query.only(request)
+    return message_response(backend.models(), request.headers)
+
+
+async def _jobs(backend: Backend, request: Request) -> Response:
+    query.only(request, "model", "state", "before", "limit")
+    jobs = await backend.jobs(
+        model=query.text(request, "model"),
+        state=query.text(request, "state"),
+        before=query.whole(request, "before", low=1, high=_MAX_ID),
+        limit=query.whole(request, "limit", low=1, high=1000) or 100,
+    )
+    return message_response(jobs, request.headers)
+
+
+async def _job(backend: Backend, request: Request) -> Response:
+    query.only(request)
+    return message_response(await backend.job(_job_id(request)), request.headers)
+
+
+async def _cancel(backend: Backend, request: Request) -> Response:
+    query.only(request)
+    return message_response(await backend.cancel(_job_id(request)), request.headers)
+
+
+async def _retry(backend: Backend, request: Request) -> Response:
+    query.only(request)
+    return message_response(await backend.retry(_job_id(request)), request.headers)
+
+
+async def _submit(backend: Backend, request: Request) -> Response:
+    query.only(request)
+    wanted = parse_request(await _body(request), request.headers.get("content-type", ""))
+    job = await backend.submit(wanted)
+    return message_response(job, request.headers, status=202, extra={"Location": f"/v1/jobs/{job.id}"})
+
+
+async def _events(backend: Backend, request: Request) -> Response:
+    query.only(request, "after")
+    last = request.headers.get("last-event-id")
+    after = query.whole(request, "after", low=0, high=_MAX_ID)
+    if last:  # what a client that reconnects has seen is newer than the address it once asked for
+        after = query.parse_whole("Last-Event-ID", last, low=0, high=_MAX_ID)
+    return EventStream(backend, after)
+
+
+async def _healthz(backend: Backend, _request: Request) -> Response:
+    return _probe(good=backend.healthy(), bad="not healthy")
+
+
+async def _readyz(backend: Backend, _request: Request) -> Response:
+    return _probe(good=backend.ready(), bad="not ready")
+
+
+def _probe(*, good: bool, bad: str) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return PlainTextResponse("ok\n" if good else f"{bad}\n", 200 if good else 503, headers)
+
+
+async def _metrics(backend: Backend, request: Request) -> Response:
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(backend.registry), headers={"Content-Type": media_type})
+
+
+async def _openapi(_backend: Backend, _request: Request) -> Response:
+    return Response(to_json(openapi.document(OPERATIONS)), media_type=JSON)
+
+
+async def _root(_backend: Backend, _request: Request) -> Response:
+    lines = [f"{operation.method:<5} {operation.path:<24} {operation.summary}" for operation in OPERATIONS]
+    return PlainTextResponse("\n".join(["smdaemon's control socket", "", *lines, ""]))
+
+
+_JOBS_QUERY = {"model": "string", "state": "string", "before": "integer", "limit": "integer"}
+
+OPERATIONS = [
+    Operation("GET", "/v1/status", "the daemon as a whole", answer="Status"),
+    Operation("GET", "/v1/models", "the configured models", answer="ModelList"),
+    Operation(
+        "GET", "/v1/jobs", "jobs, newest first; next_before is the next page", answer="JobList", query=_JOBS_QUERY
+    ),
+    Operation("GET", "/v1/jobs/{id}", "one job with its history", answer="Job"),
+    Operation("POST", "/v1/exports", "ask for an export", body="ExportRequest", answer="Job", status=202),
+    Operation("POST", "/v1/jobs/{id}/cancel", "cancel an open job", answer="Job"),
+    Operation("POST", "/v1/jobs/{id}/retry", "run a failed or cancelled job again", answer="Job"),
+    Operation(
+        "GET",
+        "/v1/events",
+        "moves of jobs as server-sent events; resumes after Last-Event-ID or ?after=",
+        answer="Event",
+        query={"after": "integer"},
+        media="text/event-stream",
+    ),
+    Operation("GET", "/healthz", "200 while the daemon makes progress", media="text/plain"),
+    Operation("GET", "/readyz", "200 while requests are taken", media="text/plain"),
+    Operation("GET", "/metrics", "Prometheus metrics", media="text/plain"),
+    Operation("GET", "/v1/openapi.json", "this description for programs", media=JSON),
+    Operation("GET", "/", "this description", media="text/plain"),
+]
+
+_HANDLERS: dict[str, Handler] = {
+    "/v1/status": _status,
+    "/v1/models": _models,
+    "/v1/jobs": _jobs,
+    "/v1/jobs/{id}": _job,
+    "/v1/exports": _submit,
+    "/v1/jobs/{id}/cancel": _cancel,
+    "/v1/jobs/{id}/retry": _retry,
+    "/v1/events": _events,
+    "/healthz": _healthz,
+    "/readyz": _readyz,
+    "/metrics": _metrics,
+    "/v1/openapi.json": _openapi,
+    "/": _root,
+}
+
+
+def _endpoint(backend: Backend, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """`handler` behind the checks that every path shares."""
+
+    async def endpoint(request: Request) -> Response:
+        guard.refuse_foreign_pages(request)
+        return await handler(backend, request)
+
+    return endpoint
+
+
+def make_app(backend: Backend) -> Starlette:
+    """The ASGI application over `backend`."""
+    routes = [
+        Route(operation.path, _endpoint(backend, _HANDLERS[operation.path]), methods=[operation.method])
+        for operation in OPERATIONS
+    ]
+    app = Starlette(
+        routes=routes,
+        exception_handlers={
+            SmdaemonError: _on_error,
+            HTTPException: _on_http_exception,
+            Exception: _on_bug,
+        },
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SmdaemonError)
+    status = error_status(error)
+    return message_response(error_message(error), request.headers, status=status)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    reason = "takes no" if error.status_code == 405 else "is not known to"
+    wrong = HttpError(
+        error.status_code, f"{request.url.path!r} {reason} {request.method}", remedy="GET / lists the paths"
+    )
+    return message_response(error_message(wrong), request.headers, status=wrong.status, extra=error.headers)
+
+
+async def _on_bug(request: Request, _error: Exception) -> Response:
+    """The answer to a bug; starlette raises the exception again behind it, and the server logs the traceback."""
+    wrong = v1.Error(code="internal", message="an error inside smdaemon", remedy="see the daemon's log; report it")
+    return message_response(wrong, request.headers, status=500)
+
+
+def _job_id(request: Request) -> int:
+    text = request.path_params["id"]
+    if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= _MAX_ID):
+        raise ConfigError("job-unknown", f"there is no job {text!r}")
+    return int(text)
+
+
+async def _body(request: Request) -> bytes:
+    """The body, refused as soon as it is known to be too large."""
+    too_large = HttpError(
+        413,
+        f"the body is larger than {MAX_BODY_BYTES} bytes",
+        remedy="name the source by its path; tensors are not sent over this socket",
+        code="request-invalid",
+    )
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise too_large
+    return bytes(body)

@@ -1,0 +1,52 @@
+"""What the daemon offers the control socket: all that the HTTP side knows of the rest of smdaemon."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from smdaemon.proto import v1
+
+
+class Backend(Protocol):
+    """The daemon as the control socket sees it. Called only from the trio thread that serves."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where the daemon's metrics are collected."""
+
+    @property
+    def stopping(self) -> trio.Event:
+        """Set when the daemon drains: no new connection is accepted and event streams end."""
+
+    def status(self) -> v1.Status:
+        """The daemon as a whole."""
+
+    def models(self) -> v1.ModelList:
+        """The configured models, as in the status."""
+
+    def ready(self) -> bool:
+        """Whether requests are taken: started and not draining."""
+
+    def healthy(self) -> bool:
+        """Whether the services make progress."""
+
+    async def jobs(self, *, model: str | None, state: str | None, before: int | None, limit: int) -> v1.JobList:
+        """At most `limit` jobs with ids below `before`, newest first."""
+
+    async def job(self, job_id: int, /) -> v1.Job:
+        """One job with its history; ConfigError job-unknown."""
+
+    async def submit(self, request: v1.ExportRequest, /) -> v1.Job:
+        """Accept an export; the job is durable on return."""
+
+    async def cancel(self, job_id: int, /) -> v1.Job:
+        """Cancel an open job; ConfigError job-unknown, job-not-cancellable."""
+
+    async def retry(self, job_id: int, /) -> v1.Job:
+        """Run a failed or cancelled job again; ConfigError job-unknown, job-not-retryable."""
+
+    def events(self, after: int | None, /) -> AbstractAsyncContextManager[AsyncIterator[v1.Event]]:
+        """The moves of all jobs with seq above `after` (None: only those from now on), then live ones."""

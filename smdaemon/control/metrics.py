@@ -1,0 +1,128 @@
+"""Prometheus metrics: most are read from the daemon's status when they are asked for, so they cannot drift from it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from smdaemon.proto import v1
+
+# From a tiny model to one of hundreds of GiB, in seconds.
+_EXPORT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+_QUEUED_STATES = ("detected", "queued", "waiting")
+
+
+class Metrics:
+    """The daemon's metrics on a registry of their own. `status` is called for every scrape, in the scraping thread."""
+
+    def __init__(self, status: Callable[[], v1.Status]) -> None:
+        self.registry = CollectorRegistry()
+        self._exported_bytes = Counter(
+            "smdaemon_exported_bytes",
+            "Bytes of tensors in the exports that this process published.",
+            ["model"],
+            registry=self.registry,
+        )
+        self._export_seconds = Histogram(
+            "smdaemon_export_seconds",
+            "Seconds from the acceptance of a job to its publication.",
+            ["model"],
+            buckets=_EXPORT_SECONDS,
+            registry=self.registry,
+        )
+        ProcessCollector(registry=self.registry)
+        self.registry.register(StatusCollector(status))
+
+    def observe_export(self, model: str, seconds: float, nbytes: int) -> None:
+        """Count one published export of `nbytes` bytes that took `seconds` seconds."""
+        self._exported_bytes.labels(model).inc(nbytes)
+        self._export_seconds.labels(model).observe(seconds)
+
+
+class StatusCollector(Collector):
+    """Turns one `v1.Status` into metric families."""
+
+    def __init__(self, status: Callable[[], v1.Status]) -> None:
+        self._status = status
+
+    def describe(self) -> list[Metric]:
+        """Nothing is claimed beforehand: registering must not ask a daemon that is still starting for its status."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of the daemon, then those with a label for the model."""
+        status = self._status()
+        yield from _daemon_families(status)
+        yield from _model_families(status)
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _daemon_families(status: v1.Status) -> Iterator[Metric]:
+    yield InfoMetricFamily("smdaemon_build", "The version of smdaemon that runs.", value={"version": status.version})
+    yield _gauge(
+        "smdaemon_start_time_seconds",
+        "When the daemon started, in seconds since 1970.",
+        _seconds(status.started_at),
+    )
+    yield _gauge(
+        "smdaemon_config_loaded_time_seconds",
+        "When the configuration in force was read, in seconds since 1970.",
+        _seconds(status.config_loaded_at),
+    )
+    yield _gauge(
+        "smdaemon_config_reload_failed",
+        "1 while the last reload of the configuration is refused.",
+        status.HasField("config_error"),
+    )
+    yield _gauge("smdaemon_draining", "1 while the daemon finishes its work to stop.", status.phase == "draining")
+    yield _gauge(
+        "smdaemon_host_memory_limit_bytes",
+        "The budget of host memory for exports.",
+        status.host_memory_bytes,
+    )
+    yield _gauge(
+        "smdaemon_host_memory_used_bytes",
+        "What exports hold of the budget of host memory.",
+        status.host_memory_used_bytes,
+    )
+    yield _gauge("smdaemon_workers", "Exports that may run at the same time.", status.workers)
+    yield _gauge("smdaemon_workers_busy", "Exports that run now.", status.workers_busy)
+
+
+def _model_families(status: v1.Status) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily("smdaemon_jobs", "Jobs in the journal by state.", labels=["model", "state"])
+    queue = GaugeMetricFamily("smdaemon_queue_depth", "Jobs that wait for a worker or a retry.", labels=["model"])
+    version = GaugeMetricFamily(
+        "smdaemon_newest_version", "The newest version that this daemon published.", labels=["model"]
+    )
+    published = GaugeMetricFamily(
+        "smdaemon_newest_version_time_seconds",
+        "When the newest version was published, in seconds since 1970.",
+        labels=["model"],
+    )
+    healthy = GaugeMetricFamily(
+        "smdaemon_watch_healthy", "1 while the model's watch directory is watched without fault.", labels=["model"]
+    )
+    watch = InfoMetricFamily("smdaemon_watch", "How the model's directory is watched.", labels=["model"])
+    for model in status.models:
+        for state in sorted(model.jobs):
+            jobs.add_metric([model.name, state], model.jobs[state])
+        queue.add_metric([model.name], sum(model.jobs.get(state, 0) for state in _QUEUED_STATES))
+        healthy.add_metric([model.name], model.health == "ok")
+        watch.add_metric([model.name], {"method": model.watch_method})
+        if model.HasField("newest_version"):
+            version.add_metric([model.name], model.newest_version)
+        if model.HasField("newest_at"):
+            published.add_metric([model.name], _seconds(model.newest_at))
+    yield from (jobs, queue, version, published, healthy, watch)
+
+
+def _seconds(time: Any) -> float:
+    """A Timestamp in seconds since 1970."""
+    return float(time.seconds + time.nanos / 1e9)

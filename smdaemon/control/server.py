@@ -1,0 +1,109 @@
+"""Serves the control socket with hypercorn on trio. Nothing else in smdaemon knows of hypercorn.
+
+hypercorn's own serve() is not used. Its loop leaves connections unclosed when it is cancelled, gives the application no handle to
+the peer, and writes under a shield without a deadline: a client that stops reading would hold up the daemon's end for ever.
+The loop below owns every stream, so it can end them all. TCPServer and WorkerContext are hypercorn's inner names: its version
+is pinned for them, and tests/control/test_control_server.py is their contract.
+"""
+
+import logging
+import socket
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
+from hypercorn.utils import wrap_app
+
+from smdaemon.control.app import make_app
+from smdaemon.control.backend import Backend
+from smdaemon.control.sockets import open_listeners
+
+# Answers take milliseconds; only a client that does not read what it asked for needs more.
+GRACE_SECONDS = 2.0
+_IDLE_SECONDS = 30
+
+
+async def serve(
+    backend: Backend,
+    *,
+    unix_socket: Path | None,
+    mode: int = 0o660,
+    tcp: str | None = None,
+    sockets: Sequence[socket.socket] = (),
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve `backend` until its `stopping` is set, then finish the open requests and return.
+
+    Started with the addresses that it listens on, as paths and 'http://HOST:PORT'. `sockets` are inherited listening ones.
+    ConfigError socket-in-use, socket-path, config-invalid.
+    """
+    with open_listeners(unix_socket, mode, tcp, sockets) as opened:
+        server = _Server(wrap_app(make_app(backend), 0, "asgi"))  # type: ignore[arg-type]  # the two spell ASGI's types differently
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in opened]
+        await server.run(listeners, backend.stopping, [_address(each) for each in opened], task_status)
+
+
+class _Server:
+    """The accept loop and the connections that it has open."""
+
+    def __init__(self, app: AppWrapper) -> None:
+        self._app = app
+        self._config = Config()
+        self._config.errorlog = logging.getLogger("smdaemon.control")
+        self._config.include_server_header = False
+        self._config.keep_alive_timeout = _IDLE_SECONDS
+        self._context = WorkerContext(None)
+        self._streams: set[trio.SocketStream] = set()
+        self._all_closed = trio.Event()
+
+    async def run(
+        self,
+        listeners: list[trio.SocketListener],
+        stopping: trio.Event,
+        addresses: list[str],
+        task_status: trio.TaskStatus[list[str]],
+    ) -> None:
+        async with trio.open_nursery() as connections:
+            try:
+                async with trio.open_nursery() as accepting:
+                    accept = partial(trio.serve_listeners, self._connection, listeners, handler_nursery=connections)
+                    await accepting.start(accept)
+                    task_status.started(addresses)
+                    await stopping.wait()
+                    accepting.cancel_scope.cancel()
+                await self._context.terminated.set()  # idle connections close themselves
+                with trio.move_on_after(GRACE_SECONDS):
+                    while self._streams:
+                        self._all_closed = trio.Event()
+                        await self._all_closed.wait()
+            finally:
+                self._close_all()
+            connections.cancel_scope.cancel()
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        self._streams.add(stream)
+        try:
+            state = ConnectionState(LifespanState())
+            await TCPServer(self._app, self._config, self._context, state, stream).run()  # type: ignore[arg-type]  # it takes plain streams too
+        finally:
+            stream.socket.close()
+            self._streams.discard(stream)
+            self._all_closed.set()
+
+    def _close_all(self) -> None:
+        """Close what is still open: it ends the writes that hypercorn shields."""
+        for stream in self._streams:
+            stream.socket.close()
+
+
+def _address(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return str(name)
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
