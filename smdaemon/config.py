@@ -59,6 +59,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     publish: str
     # look into sub-directories too
     recursive: bool = False
+    # whether finished outputs are exported by themselves, or only when a request names them
+    on_drop: Literal["export", "ignore"] = "export"
     # a source format, or auto to tell by name
     format: str = "auto"
     # where a version's number comes from
@@ -202,7 +204,7 @@ def _check(config: Config, path: Path, lines: _Lines) -> None:
         parse_size(config.daemon.host_memory)
     except ValueError as error:
         raise refuse("config-invalid", "$.daemon.host_memory", f"host_memory: {error}") from error
-    seen: dict[str, dict[str, str]] = {"name": {}, "publish": {}, "watch": {}}
+    seen: set[tuple[str, str]] = set()
     for index, model in enumerate(config.model):
         at = f"$.model[{index}]"
         if not NAME.fullmatch(model.name):
@@ -210,10 +212,10 @@ def _check(config: Config, path: Path, lines: _Lines) -> None:
             raise refuse("config-invalid", f"{at}.name", message)
         watch, publish = _normal(model.watch, path), _normal(model.publish, path)
         for key, value in (("name", model.name), ("publish", str(publish)), ("watch", str(watch))):
-            other = seen[key].setdefault(value, model.name)
-            if other != model.name or (key == "name" and list(seen["name"]).index(value) != index):
+            if (key, value) in seen:
                 message = f"two models have the {key} {getattr(model, key)!r}"
                 raise refuse("config-conflict", f"{at}.{key}", message, f"give each model a {key} of its own")
+            seen.add((key, value))
         if watch == publish or publish in watch.parents or (model.recursive and watch in publish.parents):
             message = f"watch {model.watch!r} and publish {model.publish!r} lie within each other"
             raise refuse("config-conflict", f"{at}.publish", message, "publish outside the watched directory")

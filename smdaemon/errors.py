@@ -104,7 +104,8 @@ CODES: dict[str, Code] = {
     # the data: DropError
     "source-missing": Code("the source does not exist", "give the path of an existing training output"),
     "source-not-regular": Code(
-        "a file of the source is a pipe, a device, a directory or a link that leads elsewhere", "put a regular file there"
+        "a file of the source is a pipe, a device, a directory or a link that leads elsewhere",
+        "put a regular file there",
     ),
     "source-unknown-format": Code(
         "the format of the source is not recognised", "name the format, or convert the source"

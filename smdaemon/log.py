@@ -16,8 +16,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """A logger whose lines carry `logger=name`; keyword arguments of its methods become fields."""
-    logger: FilteringBoundLogger = structlog.get_logger(logger=name)
+    """A logger whose lines carry `room=name`; keyword arguments of its methods become fields."""
+    logger: FilteringBoundLogger = structlog.get_logger(room=name)
     return logger
 
 
@@ -36,13 +36,12 @@ def configure(level: LogLevel = "info", fmt: LogFormat = "auto") -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if text else [structlog.processors.dict_tracebacks]),
+            *([] if text else [structlog.processors.format_exc_info]),
             printable,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
     )
 
 

@@ -1,0 +1,1 @@
+"""The daemon: the services of the rooms below, wired into one nursery."""

@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+
+from smdaemon.config import Config, differences, load_config, parse_config, parse_size
+from smdaemon.errors import ConfigError
+
+GOOD = """\
+[daemon]
+state_dir = "state"
+control_socket = "/run/smdaemon/control.sock"
+
+[[model]]
+name = "ranker"
+watch = "runs"
+publish = "models"
+"""
+FILE = Path("/etc/smdaemon/config.toml")
+
+
+def refused(text: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text.encode(), FILE)
+    return caught.value
+
+
+def test_relative_paths_are_taken_from_the_files_folder():
+    """A path without a leading slash lies beside the configuration file."""
+    config = parse_config(GOOD.encode(), FILE)
+    assert config.daemon.state_dir == "/etc/smdaemon/state"
+    assert config.daemon.control_socket == "/run/smdaemon/control.sock"
+    assert config.model[0].watch == "/etc/smdaemon/runs"
+
+
+def test_the_shipped_configuration_is_sound():
+    """The config.toml at the top of the repository loads."""
+    config = load_config(Path(__file__).parents[2] / "config.toml")
+    assert config.model_named("ranker") is not None
+    assert config.model_named("nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "line", "words"),
+    [
+        (("watch =", "wach ="), "config-unknown-key", 7, "'wach'"),
+        (('name = "ranker"', 'name = "rank er"'), "config-invalid", 6, "'rank er'"),
+        (('publish = "models"', 'publish = "runs"'), "config-conflict", 8, "within each other"),
+        (('publish = "models"', 'publish = "runs/x"\nrecursive = true'), "config-conflict", 8, "within each other"),
+        (('publish = "models"', ""), "config-invalid", 5, "'publish'"),
+        (('publish = "models"', "publish = 3"), "config-invalid", 8, "publish"),
+        (("[daemon]", "[daemon]\nworkers = 0"), "config-invalid", 2, "workers"),
+        (("[daemon]", '[daemon]\nhost_memory = "much"'), "config-invalid", 2, "'much'"),
+        (("[daemon]", "[daemon"), "config-syntax", 1, ""),
+        (("[daemon]", "[demon]"), "config-unknown-key", 1, "'demon'"),
+        (("[[model]]", "[[model]]\nversion = 'stepp'"), "config-invalid", 6, "version"),
+    ],
+)
+def test_a_mistake_is_reported_with_file_line_and_words(change, code, line, words):
+    """Every kind of mistake names its code, the line it stands on, and the value."""
+    error = refused(GOOD.replace(*change))
+    assert error.code == code
+    assert str(error).startswith(f"{FILE}:{line}: ")
+    assert words in str(error)
+    assert error.remedy
+
+
+def test_two_models_of_one_name_are_refused_at_the_second():
+    """The line is that of the second model's key."""
+    error = refused(GOOD + '\n[[model]]\nname = "ranker"\nwatch = "a"\npublish = "b"\n')
+    assert (error.code, str(error).split(":")[1]) == ("config-conflict", "11")
+
+
+def test_two_models_of_one_publish_directory_are_refused():
+    """Two series of versions in one directory would overwrite each other's numbers."""
+    error = refused(GOOD + '\n[[model]]\nname = "other"\nwatch = "a"\npublish = "./models"\n')
+    assert error.code == "config-conflict"
+
+
+def test_a_misspelt_key_is_answered_with_the_right_one():
+    """The remedy names the nearest known key."""
+    assert "'on_backlog'" in refused(GOOD + 'on_backlogs = "all"\n').remedy
+
+
+def test_a_file_that_is_not_utf8_is_refused_with_its_line():
+    """Bytes that are no text name the line they stand on."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(b"[daemon]\n# \xff\n", FILE)
+    assert (caught.value.code, ":2:" in str(caught.value)) == ("config-syntax", True)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    """The message names the path."""
+    with pytest.raises(ConfigError, match="no such file") as caught:
+        load_config(tmp_path / "none.toml")
+    assert caught.value.code == "config-missing"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("7", 7), ("2KB", 2000), ("1.5MiB", 3 << 19), ("1GiB", 1 << 30), ("3 TB", 3 * 10**12)]
+)
+def test_sizes_have_decimal_and_binary_units(text, size):
+    """KB is a thousand bytes, KiB is 1024."""
+    assert parse_size(text) == size
+
+
+def test_differences_say_what_a_reload_changed():
+    """Added, removed and changed models, and settings of the daemon, one line each."""
+    old = parse_config(GOOD.encode(), FILE)
+    new_text = GOOD.replace("[daemon]", "[daemon]\nworkers = 3").replace('"ranker"', '"tower"')
+    new = parse_config(new_text.encode(), FILE)
+    assert differences(old, new) == ["daemon: workers 2 -> 3", "model 'ranker' removed", "model 'tower' added"]
+    changed = parse_config((GOOD + 'on_backlog = "latest"\n').encode(), FILE)
+    assert differences(old, changed) == ["model 'ranker': on_backlog 'all' -> 'latest'"]
+    assert differences(old, old) == []
+
+
+def test_a_config_is_frozen():
+    """Nobody can change a configuration that is in force."""
+    config: Config = parse_config(GOOD.encode(), FILE)
+    with pytest.raises(AttributeError):
+        config.daemon.workers = 9  # type: ignore[misc]
