@@ -1,0 +1,201 @@
+"""Names such as `layer/0/kernel` as a tree of objects, lists and dicts: the nesting that `tf.saved_model.load` gives back."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from keyword import iskeyword
+from typing import TypeAlias
+
+from smdaemon.errors import DropError
+
+
+class Kind(Enum):
+    """What a branch becomes when it is loaded."""
+
+    OBJECT = "object"
+    LIST = "list"
+    DICT = "dict"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A tensor's place in the tree.
+
+    `name` is the tensor's own name, `path` its parts, `variable` the name of its variable: legal for TensorFlow and unique.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    variable: str
+
+
+@dataclass
+class Branch:
+    """A node with children: names are attributes of an object, keys of a dict, or "0", "1", ... of a list."""
+
+    kind: Kind = Kind.OBJECT
+    children: "dict[str, Child]" = field(default_factory=dict)
+
+
+Child: TypeAlias = Branch | Leaf
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The root, always an object, and all leaves in the tree's order: names sorted, lists by number."""
+
+    root: Branch
+    leaves: tuple[Leaf, ...]
+
+
+# What the root carries besides the tensors; TensorFlow sets the last three after loading and refuses to save the first.
+ROOT_RESERVED = frozenset(
+    [
+        "signatures",
+        "variables",
+        "trainable_variables",
+        "graph_debug_info",
+        "tensorflow_version",
+        "tensorflow_git_version",
+    ]
+)
+# What a loaded object calls or holds under a name of its own, found by saving and loading a variable under each name of
+# dir(): these fail. Double underscores and the prefix _self_ belong to Python and to TensorFlow's object.
+_OBJECT_RESERVED = frozenset(
+    [
+        "_checkpoint_adapter",
+        "_checkpoint_dependencies",
+        "_deferred_dependencies",
+        "_deserialization_dependencies",
+        "_export_to_saved_model_graph",
+        "_gather_saveables_for_checkpoint",
+        "_handle_deferred_dependencies",
+        "_lookup_dependency",
+        "_maybe_initialize_trackable",
+        "_name_based_restores",
+        "_object_identifier",
+        "_serialize_to_tensors",
+        "_track_trackable",
+        "_trackable_children",
+        "_unconditional_checkpoint_dependencies",
+        "_unconditional_dependency_names",
+        "_update_uid",
+    ]
+)
+_LEGAL_PART = re.compile(r"[A-Za-z0-9_.\\>-]+", re.ASCII)
+_ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\>-]", re.ASCII)
+_LEGAL_START = re.compile(r"[A-Za-z0-9.]", re.ASCII)
+
+
+def nest(names: Iterable[str], separator: str | None = None) -> Tree:
+    """The tree of `names`.
+
+    Without a `separator`, names are split at "/" if any of them has one, else at ".". A branch whose children are "0" to
+    "n-1" is a list; one whose children all can be attributes is an object; any other is a dict. The root is an object whatever
+    its children are called. Raises DropError: `name-invalid` for an empty part, ".", ".." or NUL; `name-clash` for a name
+    given twice, for `a` beside `a/b`, and where the root's own attributes have the name.
+    """
+    ordered = sorted(names)
+    if separator is None:
+        separator = "/" if any("/" in name for name in ordered) else "."
+    root = Branch()
+    for name in ordered:
+        _plant(root, name, separator)
+    for part in root.children:
+        if part in ROOT_RESERVED or _is_reserved(part):
+            raise DropError("name-clash", f"the loaded model has a {part!r} of its own, no tensor can be there")
+    return Tree(root, tuple(_arrange(root)))
+
+
+def _plant(root: Branch, name: str, separator: str) -> None:
+    """Puts a leaf that has no variable yet, and the branches above it, into the tree."""
+    path = tuple(name.split(separator))
+    _check(name, path)
+    branch = root
+    for part in path[:-1]:
+        child = branch.children.get(part)
+        if child is None:
+            child = branch.children[part] = Branch()
+        if isinstance(child, Leaf):
+            raise DropError("name-clash", f"{child.name!r} is a tensor, so {name!r} cannot lie beneath it")
+        branch = child
+    if path[-1] in branch.children:
+        twice = isinstance(branch.children[path[-1]], Leaf)
+        raise DropError("name-clash", f"the name {name!r} {'is given twice' if twice else 'is also that of a parent'}")
+    branch.children[path[-1]] = Leaf(name, path, "")
+
+
+def _check(name: str, path: tuple[str, ...]) -> None:
+    """Refuses parts that mean something else in a path, and what no protobuf string can hold."""
+    if "" in path or "." in path or ".." in path or name.startswith("/"):
+        raise DropError(
+            "name-invalid", f"the name {name!r} is empty or absolute, or a part of it is empty, '.' or '..'"
+        )
+    if "\0" in name:
+        raise DropError("name-invalid", f"the name {name!r} holds NUL")
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DropError("name-invalid", f"the name {name!r} cannot be written as UTF-8") from None
+
+
+def _arrange(root: Branch) -> Iterator[Leaf]:
+    """Orders all children, tells the kinds, names the variables; yields the finished leaves in order.
+
+    A stack and no recursion: a name may have more parts than Python has frames.
+    """
+    todo: list[tuple[Branch, str, Child, str]] = []
+
+    def unfold(branch: Branch, prefix: str) -> None:
+        todo.extend((branch, part, child, prefix + legal) for part, child, legal in reversed(_members(branch)))
+
+    root.children = dict(sorted(root.children.items()))
+    unfold(root, "")
+    while todo:
+        parent, part, child, variable = todo.pop()
+        if isinstance(child, Branch):
+            child.kind = _kind(child)
+            order = int if child.kind is Kind.LIST else str
+            child.children = {name: child.children[name] for name in sorted(child.children, key=order)}
+            unfold(child, variable + "/")
+        else:
+            if not _LEGAL_START.match(variable):
+                variable = f"var{variable}"
+            leaf = parent.children[part] = Leaf(child.name, child.path, variable)
+            yield leaf
+
+
+def _kind(branch: Branch) -> Kind:
+    """The kind that suits the names of the children."""
+    names = branch.children.keys()
+    if names == {str(index) for index in range(len(names))}:
+        return Kind.LIST
+    if all(name.isidentifier() and not iskeyword(name) and not _is_reserved(name) for name in names):
+        return Kind.OBJECT
+    return Kind.DICT
+
+
+def _is_reserved(name: str) -> bool:
+    return name.startswith("_") and (name.startswith(("__", "_self_")) or name in _OBJECT_RESERVED)
+
+
+def _members(branch: Branch) -> list[tuple[str, Child, str]]:
+    """Each child with its name and with a legal part for its variable's name, unique among the siblings.
+
+    As no two siblings share a part and no tensor is a parent, no two variables can share a name.
+    """
+    taken = {part for part in branch.children if _LEGAL_PART.fullmatch(part)}
+    members = []
+    for part, child in branch.children.items():
+        legal = part
+        if part not in taken:
+            stem = legal = _ILLEGAL.sub("_", part)
+            count = 0
+            while legal in taken:
+                count += 1
+                legal = f"{stem}_{count}"
+            taken.add(legal)
+        members.append((part, child, legal))
+    return members

@@ -1,0 +1,87 @@
+"""Protobuf's wire format, encoded by hand: an export of 20,000 variables has 200,000 messages, too many for message classes.
+
+Fields are put in the order of their numbers, map entries in the order of their keys, and defaults are left out, so that the
+bytes are those of a deterministic C++ serialisation. Format: https://protobuf.dev/programming-guides/encoding/
+"""
+
+from collections.abc import Iterator
+
+_SMALL = tuple(bytes((value,)) for value in range(128))
+
+
+def varint(value: int) -> bytes:
+    """An unsigned number of up to 64 bits, seven bits a byte, lowest first."""
+    if value < 128:
+        return _SMALL[value]
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def number(field: int, value: int) -> bytes:
+    """A varint field (int, bool, enum); nothing where the value is the default."""
+    return varint(field << 3) + varint(value) if value else b""
+
+
+def chunk(field: int, payload: bytes) -> bytes:
+    """A length-delimited field (message, bytes), present even when it is empty."""
+    return varint(field << 3 | 2) + varint(len(payload)) + payload
+
+
+def text(field: int, value: str) -> bytes:
+    """A string field of a repeated field or a map key, present even when it is empty."""
+    return chunk(field, value.encode())
+
+
+def entry(field: int, key: str, value: bytes) -> bytes:
+    """An entry of a map from strings to messages."""
+    return chunk(field, text(1, key) + chunk(2, value))
+
+
+def shape(dims: tuple[int, ...]) -> bytes:
+    """A TensorShapeProto; a scalar has no dims, a dim of size 0 is an empty message."""
+    return b"".join(chunk(2, number(1, dim)) for dim in dims)
+
+
+def fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Each field of a message: its number, and where it starts, where its payload starts and where both end.
+
+    A varint's payload is the varint. Raises ValueError for what is no message.
+    """
+    at, end = 0, len(message)
+    while at < end:
+        start = at
+        key, at = read_varint(message, at)
+        payload = at
+        match key & 7:
+            case 0:
+                _, at = read_varint(message, at)
+            case 1:
+                at += 8
+            case 2:
+                size, payload = read_varint(message, at)
+                at = payload + size
+            case 5:
+                at += 4
+            case other:
+                raise ValueError(f"wire type {other} at byte {start}")
+        if at > end:
+            raise ValueError(f"the field at byte {start} ends beyond the message")
+        yield key >> 3, start, payload, at
+
+
+def read_varint(buffer: bytes, at: int) -> tuple[int, int]:
+    """The number that starts at byte `at` and where it ends."""
+    value = shift = 0
+    while True:
+        if at >= len(buffer) or shift > 63:
+            raise ValueError(f"no varint ends at byte {at}")
+        byte = buffer[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
