@@ -19,6 +19,7 @@ FILE = Path("/etc/smdaemon/config.toml")
 
 
 def refused(text: str) -> ConfigError:
+    """The error that the configuration `text` is refused with."""
     with pytest.raises(ConfigError) as caught:
         parse_config(text.encode(), FILE)
     return caught.value

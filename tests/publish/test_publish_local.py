@@ -17,6 +17,7 @@ def store(tmp_path):
 
 
 def make_draft(store: LocalStore, name: str, content: bytes = b"pb") -> Path:
+    """A draft with the files of a small SavedModel."""
     draft = store.draft(name)
     (draft / "variables").mkdir(parents=True)
     (draft / "saved_model.pb").write_bytes(content)
