@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DType:
-    """One element type. `itemsize` is in bytes, 0 for strings; `enum` is the number in `tensorflow.DataType`."""
+    """One element type; the instances of `DTYPES` are all there are, so that they compare by identity. `itemsize` is in bytes, 0 for strings; `enum` is the number in `tensorflow.DataType`."""
 
     name: str
     enum: int

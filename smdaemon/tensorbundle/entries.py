@@ -10,10 +10,11 @@ hand: an index of 100,000 entries is written in a fraction of the time, and a re
 Fields that are 0 are left out; the shape is always there, `12 00` for a scalar.
 """
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from smdaemon.tensorbundle.coding import corrupt, fixed32, read_fixed32, read_varint, varint
+from smdaemon.tensorbundle.coding import corrupt, read_fixed32, read_varint, varint
 from smdaemon.tensorbundle.dtypes import DType, dtype_numbered
 from smdaemon.tensorbundle.slices import FULL, TensorSlice
 
@@ -22,6 +23,7 @@ READER_VERSION = 1
 RANK_LIMIT = 254
 
 _INT64_SIGN = 1 << 63
+_CRC_FIELD = struct.Struct("<BI").pack
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,13 @@ def encode_kind(dtype: DType, shape: Sequence[int], shard: int = 0) -> bytes:
 
 def encode_place(offset: int, size: int, crc: int) -> bytes:
     """The fields of an entry that are its own: where it lies, and its masked checksum."""
-    place = b"\x20" + varint(offset) if offset else b""
-    if size:
-        place += b"\x28" + varint(size)
-    return place + b"\x35" + fixed32(crc) if crc else place
+    return b"".join(
+        (
+            b"\x20" + varint(offset) if offset else b"",
+            b"\x28" + varint(size) if size else b"",
+            _CRC_FIELD(0x35, crc) if crc else b"",
+        )
+    )
 
 
 def encode_slices(slices: Sequence[TensorSlice]) -> bytes:

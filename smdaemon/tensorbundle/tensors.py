@@ -67,11 +67,14 @@ class ArrayTensor:
 
     def buffers(self) -> Iterator[Buffer]:
         """The value chunk by chunk; no copy is made of a contiguous little-endian array."""
-        array = self._array.reshape(-1) if self._array.flags.c_contiguous else self._array
+        array = self._array
         if self.dtype is STRING:
             yield from (_encoded(element) for element in array.flat)
         elif array.flags.c_contiguous and array.dtype.byteorder != ">":
-            view = memoryview(array.view("u1"))  # type: ignore[arg-type]
+            view = memoryview(array.reshape(-1).view("u1"))  # type: ignore[arg-type]
+            if len(view) <= CHUNK_BYTES:
+                yield view
+                return
             for start in range(0, len(view), CHUNK_BYTES):
                 yield view[start : start + CHUNK_BYTES]
         else:
@@ -82,16 +85,22 @@ class ArrayTensor:
                 yield memoryview(part.view("u1"))  # type: ignore[arg-type]
 
 
+_BY_NUMPY: dict["np.dtype[Any]", DType] = {}
+
+
 def _dtype_of(array: "np.ndarray[Any, Any]") -> DType:
     """The DType of a numpy array."""
-    if array.dtype.kind in "SU":
-        return STRING
+    # numpy makes a dtype's name anew each time, which with many small tensors is felt
+    known = _BY_NUMPY.get(array.dtype)
+    if known is None and array.dtype.kind not in "SUO":
+        known = _BY_NUMPY[array.dtype] = dtype_named(array.dtype.name)
+    if known is not None:
+        return known
     if array.dtype.kind == "O":
         strays = {type(element).__name__ for element in array.flat if not isinstance(element, str | bytes)}
         if strays:
             raise DropError("dtype-unsupported", f"an object array holds {', '.join(sorted(strays))}, not only strings")
-        return STRING
-    return dtype_named(array.dtype.name)
+    return STRING
 
 
 def _encoded(element: str | bytes) -> bytes:

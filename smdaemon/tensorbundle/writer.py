@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
 
 from smdaemon.errors import DropError
 from smdaemon.tensorbundle.checksum import crc32c, mask
@@ -38,12 +37,8 @@ class BundleFiles:
     index: bytes
 
 
-class Piece(NamedTuple):
-    """One run of bytes in a data file: a tensor, or a slice of one."""
-
-    name: str
-    key: bytes
-    tensor: Tensor
+Piece = tuple[str, bytes, Tensor]
+"""One run of bytes in a data file, a tensor or a slice of one: its name, its key in the index, its value."""
 
 
 def write_bundle(
@@ -88,18 +83,22 @@ def _plan(tensors: Mapping[str, Tensor | PartitionedTensor]) -> tuple[list[Piece
     """The pieces in the order of the data files (by name), and the entries that have no data of their own."""
     pieces: list[Piece] = []
     wholes: list[tuple[bytes, bytes]] = []
-    for key, name in sorted((encode_name(name), name) for name in tensors):
+    names = {encode_name(name): name for name in tensors}
+    if len(names) != len(tensors):
+        raise DropError("bundle-invalid", "two names are the same in UTF-8")
+    for key in sorted(names):
+        name = names[key]
         tensor = tensors[name]
         if not isinstance(tensor, PartitionedTensor):
-            pieces.append(Piece(name, key, tensor))
+            pieces.append((name, key, tensor))
             continue
         if len(tensor.parts) == 1:
             # as in TensorFlow, a single slice that is the whole is no partition
-            pieces.append(Piece(name, key, tensor.parts[0][1]))
+            pieces.append((name, key, tensor.parts[0][1]))
             continue
         slices = [part for part, _ in tensor.parts]
         wholes.append((key, encode_kind(tensor.dtype, tensor.shape) + encode_slices(slices)))
-        pieces += (Piece(name, slice_key(key, part), piece) for part, piece in tensor.parts)
+        pieces += ((name, slice_key(key, part), piece) for part, piece in tensor.parts)
     return pieces, wholes
 
 
@@ -118,7 +117,7 @@ def _divide(pieces: list[Piece], shards: int) -> list[list[Piece]]:
     """The pieces of each shard: runs of the list, of nearly the same number of bytes."""
     if shards == 1:
         return [pieces]
-    sizes = [max(1, piece.tensor.nbytes) for piece in pieces]
+    sizes = [max(1, tensor.nbytes) for _, _, tensor in pieces]
     total = sum(sizes)
     divided: list[list[Piece]] = [[] for _ in range(shards)]
     before = 0
@@ -155,10 +154,10 @@ def _write_shard(file: OutputFile, shard: int, pieces: Iterable[Piece]) -> list[
     append = file.append
     for name, key, tensor in pieces:
         dtype, shape = tensor.dtype, tensor.shape
-        kind = kinds.get((dtype, shape))
-        if kind is None:
-            kind = kinds[dtype, shape] = (_elements(name, shape), encode_kind(dtype, shape, shard))
-        elements, kind_fields = kind
+        known = kinds.get((dtype, shape))
+        if known is None:
+            known = kinds[dtype, shape] = (_elements(name, shape), encode_kind(dtype, shape, shard))
+        elements, kind = known
         offset = file.size
         if dtype is STRING:
             crc = _append_strings(file, name, tensor, elements)
@@ -175,7 +174,7 @@ def _write_shard(file: OutputFile, shard: int, pieces: Iterable[Piece]) -> list[
             if size != promised:
                 more = "at least " if size > promised else ""
                 raise DropError("source-changed", f"tensor {name!r} promises {promised} bytes and gives {more}{size}")
-        items.append((key, kind_fields + encode_place(offset, size, mask(crc))))
+        items.append((key, kind + encode_place(offset, size, mask(crc))))
     file.finish()
     return items
 
