@@ -87,10 +87,14 @@ class Changes(TypedDict, total=False):
 
 
 class Moved(NamedTuple):
-    """One move of a job: `seq` is its place in the event stream, `job` the row after it."""
+    """One move of a job: `seq` is its place in the event stream, `job` the row after it.
+
+    `before` is the state that it left; None for a new job, and where moves are read back from the journal.
+    """
 
     seq: int
     job: Job
+    before: State | None = None
 
 
 class Transition(NamedTuple):
@@ -129,5 +133,6 @@ def begin(new: NewJob, job_id: int, now: float) -> Job:
 
 
 def moved(job: Job, state: State, now: float, reason: str, changes: Changes) -> Job:
-    """The job after a move to `state`."""
-    return replace(job, state=state, reason=reason, updated_at=now, **changes)
+    """The job after a move to `state`; `retry_at` does not outlive the state that it was given with."""
+    kept: Changes = {"retry_at": None, **changes}
+    return replace(job, state=state, reason=reason, updated_at=now, **kept)

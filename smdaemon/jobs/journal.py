@@ -115,7 +115,7 @@ class Journal:
                 return []
             self._rows(_INSERT_JOB, to_row(begin(new, 0, now)))
             job = begin(new, self._connection.last_insert_rowid(), now)
-            return [self._record(job), self._move(job, Event.QUEUE, now, "", {})]
+            return [self._record(job, None), self._move(job, Event.QUEUE, now, "", {})]
 
     def move(self, job_id: int, event: Event, now: float, *, reason: str = "", **changes: Unpack[Changes]) -> Moved:
         """Move one job by `event`; raises `ImpossibleMoveError`, or `ConfigError` (job-unknown)."""
@@ -219,12 +219,12 @@ class Journal:
     def _move(self, job: Job, event: Event, now: float, reason: str, changes: Changes) -> Moved:
         after = moved(job, advance(job.state, event), now, reason, changes)
         self._rows(_UPDATE_JOB, {name: value for name, value in to_row(after).items() if f":{name}" in _UPDATE_JOB})
-        return self._record(after)
+        return self._record(after, job.state)
 
-    def _record(self, job: Job) -> Moved:
+    def _record(self, job: Job, before: State | None) -> Moved:
         row = to_row(job)
         self._rows("INSERT INTO transitions VALUES (NULL, :id, :state, :updated_at, :reason)", row)
-        return Moved(self._connection.last_insert_rowid(), job)
+        return Moved(self._connection.last_insert_rowid(), job, before)
 
     def _rows(self, statement: str, bindings: Any = None) -> list[tuple[Any, ...]]:
         # apsw runs a script as its rows are read: without fetchall the later statements would not run

@@ -1,0 +1,82 @@
+"""A job as the control socket shows it: `smdaemon.v1.Job`. protobuf is imported at first use."""
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from smdaemon.jobs.job import Job, JobError, Moved, Transition
+from smdaemon.jobs.rows import printable
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from smdaemon.proto import v1
+
+
+def to_message(
+    job: Job, *, bytes_done: int = 0, bytes_per_second: float = 0.0, history: Iterable[Transition] = ()
+) -> "v1.Job":
+    """The job as a message; `bytes_done` and `bytes_per_second` are of the attempt under way."""
+    from smdaemon.proto import v1
+
+    message = v1.Job(
+        id=job.id,
+        model=printable(job.model),
+        state=job.state.value,
+        reason=printable(job.reason),
+        origin=job.origin,
+        source=printable(job.source),
+        format=printable(job.format),
+        version=job.version,
+        export_dir=printable(job.export_dir),
+        tensors=job.tensors,
+        bytes_done=bytes_done,
+        bytes_total=job.bytes_total,
+        bytes_per_second=bytes_per_second,
+        attempts=job.attempts,
+        history=[transition_message(transition) for transition in history],
+    )
+    set_time(message.created_at, job.created_at)
+    set_time(message.updated_at, job.updated_at)
+    if job.retry_at is not None:
+        set_time(message.retry_at, job.retry_at)
+    if job.error is not None:
+        message.error.CopyFrom(error_message(job.error))
+    return message
+
+
+def transition_message(transition: Transition) -> "v1.Transition":
+    """One line of a job's history as a message."""
+    from smdaemon.proto import v1
+
+    message = v1.Transition(seq=transition.seq, state=transition.state.value, reason=printable(transition.reason))
+    set_time(message.at, transition.at)
+    return message
+
+
+def error_message(error: JobError) -> "v1.Error":
+    """A job's error as a message."""
+    from smdaemon.proto import v1
+
+    return v1.Error(
+        code=error.code,
+        message=printable(error.message),
+        remedy=printable(error.remedy),
+        retryable=error.retryable,
+    )
+
+
+def event_message(move: Moved) -> "v1.Event":
+    """One move as an entry of the event stream."""
+    from smdaemon.proto import v1
+
+    return v1.Event(seq=move.seq, job=to_message(move.job))
+
+
+def set_time(field: "Timestamp", unix_seconds: float) -> None:
+    """Set a timestamp, to the microsecond."""
+    # FromNanoseconds of the whole number would go through a float that has no room for nanoseconds
+    fraction, seconds = math.modf(unix_seconds)
+    field.seconds, field.nanos = int(seconds), round(fraction * 1e6) * 1000
+    if field.nanos == 1_000_000_000:
+        field.seconds, field.nanos = field.seconds + 1, 0

@@ -1,0 +1,349 @@
+"""Which job is attempted when, and what becomes of it.
+
+One loop starts attempts, each in a task of its own; it looks again whenever a job moves, and at least once a minute. The
+ledger's picture is all that it looks at. A job that is attempted is in `_running` from the moment it is chosen, and one that
+is being cancelled in `_held`: between choosing and moving there are awaits, and both sets keep the other side away.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import trio
+
+from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError
+from smdaemon.jobs.attempt import Attempt, JobCancelled, Published
+from smdaemon.jobs.job import Changes, Job, JobError, Moved
+from smdaemon.jobs.ledger import Ledger
+from smdaemon.jobs.retry import LONGEST_SECONDS, delay
+from smdaemon.jobs.states import Event, ImpossibleMoveError, State
+from smdaemon.log import get_logger
+
+_log = get_logger(__name__)
+
+# The wall clock may jump while we sleep by trio's clock, so we look at it at least this often.
+LOOK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPolicy:
+    """How the jobs of one model are attempted. `latest`: when one starts, those of older drops are superseded."""
+
+    on_backlog: Literal["all", "latest"] = "all"
+    max_parallel: int = 1
+    paused: bool = False
+
+
+Execute = Callable[[Job, Attempt], Awaitable[Published]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    event: Event
+    reason: str
+    changes: Changes
+
+
+class Scheduler:
+    """Attempts the jobs of `ledger` by `execute`, at most `workers` at a time.
+
+    Of one model the oldest drop goes first, and at most `max_parallel` jobs at a time, so that its versions appear in order;
+    the models take turns. `policy` is asked anew at each look; call `wake` when its answers have changed.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        execute: Execute,
+        *,
+        workers: int,
+        policy: Callable[[str], ModelPolicy],
+        rng: random.Random | None = None,
+    ) -> None:
+        self.workers = workers
+        self._ledger = ledger
+        self._execute = execute
+        self._policy = policy
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._running: dict[int, Attempt] = {}
+        self._held: set[int] = set()
+        # model -> the turn in which it last started a job; who has waited longest is next
+        self._turns: dict[str, int] = {}
+        self._turn = 0
+        self._changed = trio.Event()
+        self._recovered = False
+        self._draining = False
+        self._scope: trio.CancelScope | None = None
+        self._stopped = trio.Event()
+        ledger.observe(self._saw)
+
+    @property
+    def busy(self) -> int:
+        """How many attempts are under way."""
+        return len(self._running)
+
+    def attempt(self, job_id: int) -> Attempt | None:
+        """The attempt under way of a job, for its progress."""
+        return self._running.get(job_id)
+
+    def wake(self) -> None:
+        """Look again."""
+        self._changed.set()
+
+    async def recover(self) -> list[Job]:
+        """Queue what an earlier daemon left interrupted. `run` does it by itself, if it was not done before."""
+        if self._recovered:
+            return []
+        resumed = await self._ledger.resume()
+        self._recovered = True
+        return resumed
+
+    async def run(self) -> None:
+        """Attempt jobs until `drain` is called or this task is cancelled; raises only what was not foreseen."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                nursery.start_soon(self._abandon_when_cancelled)
+                while not self._draining:
+                    self._changed = trio.Event()
+                    # the event is made first: what happens while we look is not missed
+                    nap = await self._look(nursery)
+                    with trio.move_on_after(nap):
+                        await self._changed.wait()
+                while self._running:
+                    await next(iter(self._running.values())).ended.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._scope = None
+            self._stopped.set()
+
+    async def drain(self, within_seconds: float) -> None:
+        """Start nothing more and wait for what runs; after `within_seconds` stop it. What is stopped can be resumed."""
+        self._draining = True
+        self.wake()
+        if self._scope is None:
+            return
+        with trio.move_on_after(within_seconds):
+            await self._stopped.wait()
+        if self._scope is not None:
+            self._scope.cancel()
+            await self._stopped.wait()
+
+    async def cancel(self, job_id: int) -> Job:
+        """Cancel a job, and stop its attempt; raises `ConfigError` (job-unknown, job-not-cancellable)."""
+        if (attempt := self._running.get(job_id)) is not None:
+            if not attempt.cancel():
+                raise ConfigError("job-not-cancellable", f"job {job_id} is being committed")
+            await attempt.ended.wait()
+            job = await self._known(job_id)
+            if job.state is State.CANCELLED:
+                return job
+        self._held.add(job_id)
+        try:
+            return await self._ledger.move(job_id, Event.CANCEL, reason="cancelled on request")
+        except ImpossibleMoveError as error:
+            raise ConfigError("job-not-cancellable", f"job {job_id} is {error.state} already") from error
+        finally:
+            self._held.discard(job_id)
+            self.wake()
+
+    async def retry(self, job_id: int) -> Job:
+        """Queue a failed or cancelled job again; raises `ConfigError` (job-unknown, job-not-retryable)."""
+        try:
+            return await self._ledger.move(job_id, Event.RETRY, reason="retried on request", attempts=0)
+        except ImpossibleMoveError as error:
+            raise ConfigError("job-not-retryable", f"job {job_id} is {error.state}") from error
+
+    async def _known(self, job_id: int) -> Job:
+        if (job := await self._ledger.get(job_id)) is None:
+            raise ConfigError("job-unknown", f"there is no job {job_id}")
+        return job
+
+    def _saw(self, move: Moved) -> None:
+        # the steps of an attempt change nothing for the others
+        if move.job.state in (State.QUEUED, State.WAITING):
+            self.wake()
+
+    async def _abandon_when_cancelled(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            # threads that export do not notice trio's cancellation by themselves
+            for attempt in self._running.values():
+                attempt.abandon()
+
+    async def _look(self, nursery: trio.Nursery) -> float:
+        """Start what can be started; returns seconds until the next look."""
+        try:
+            await self.recover()
+            await self._queue_due()
+            while not self._draining and len(self._running) < self.workers:
+                job = self._choose()
+                if job is None:
+                    break
+                await self._start(job, nursery)
+        except EnvironmentFault as fault:
+            if not fault.retryable:
+                raise
+            _log.error("the journal refuses; trying again", code=fault.code, reason=fault.message)
+            return delay(3, self._rng)
+        return self._nap()
+
+    async def _queue_due(self) -> None:
+        now = self._ledger.clock()
+        for job in self._free(self._ledger.waiting):
+            if _seconds_left(job, now) <= 0:
+                await self._ledger.move(job.id, Event.DUE, reason=job.reason)
+
+    def _nap(self) -> float:
+        now = self._ledger.clock()
+        left = (_seconds_left(job, now) for job in self._free(self._ledger.waiting))
+        return max(min([LOOK_SECONDS, *left]), 0.0)
+
+    def _free(self, jobs: Mapping[int, Job]) -> list[Job]:
+        return [job for job in jobs.values() if job.id not in self._running and job.id not in self._held]
+
+    def _choose(self) -> Job | None:
+        free = {name: self._free(jobs) for name, jobs in self._ledger.queued.items()}
+        ready = {name: jobs for name, jobs in free.items() if jobs and self._may_start(name)}
+        oldest = {name: min(jobs, key=_age) for name, jobs in ready.items()}
+        if not oldest:
+            return None
+        model = min(oldest, key=lambda name: (self._turns.get(name, 0), oldest[name].id))
+        return max(ready[model], key=_age) if self._policy(model).on_backlog == "latest" else oldest[model]
+
+    def _may_start(self, model: str) -> bool:
+        policy = self._policy(model)
+        running = sum(attempt.job.model == model for attempt in self._running.values())
+        return not policy.paused and running < policy.max_parallel
+
+    async def _start(self, job: Job, nursery: trio.Nursery) -> None:
+        attempt = self._running[job.id] = Attempt(self._ledger, job)
+        self._turn += 1
+        self._turns[job.model] = self._turn
+        try:
+            if self._policy(job.model).on_backlog == "latest":
+                await self._supersede_older(job)
+        except BaseException:
+            self._end(attempt)
+            raise
+        nursery.start_soon(self._run_attempt, attempt)
+
+    async def _supersede_older(self, newest: Job) -> None:
+        queue = self._ledger.queued.get(newest.model, {})
+        waiting = {job.id: job for job in self._ledger.waiting.values() if job.model == newest.model}
+        older = [job.id for job in self._free({**queue, **waiting}) if _age(job) < _age(newest)]
+        if older:
+            reason = f"job {newest.id} is newer"
+            await self._ledger.move_all(older, Event.SUPERSEDE, reason=reason)
+
+    async def _run_attempt(self, attempt: Attempt) -> None:
+        try:
+            outcome = await self._outcome(attempt)
+            if outcome is not None:
+                await self._record(attempt, outcome)
+        finally:
+            self._end(attempt)
+
+    def _end(self, attempt: Attempt) -> None:
+        del self._running[attempt.job.id]
+        attempt.ended.set()
+        self.wake()
+
+    async def _outcome(self, attempt: Attempt) -> _Outcome | None:
+        """Make the attempt; None if it was abandoned and the row is to stay as it is."""
+        try:
+            with attempt.scope:
+                published = await self._execute(attempt.job, attempt)
+                if not attempt.committed:
+                    raise RuntimeError(f"the export ended in state {attempt.job.state.value!r}")
+                return _published(attempt, published)
+        except Exception as error:  # noqa: BLE001 - whatever one job meets, the daemon goes on with the others
+            return self._failure(attempt, error)
+        except BaseExceptionGroup as group:
+            # the daemon stops, and something failed at the same time: the failure is told, the stop goes on
+            stop, failures = group.split(lambda error: not isinstance(error, Exception))
+            _log.warning("job failed while the daemon stopped", job=attempt.job.id, exc_info=failures)
+            raise (stop or group) from None
+        return _cancelled(attempt)
+
+    def _failure(self, attempt: Attempt, error: Exception) -> _Outcome | None:
+        foreseen = _leading(error)
+        if isinstance(foreseen, JobCancelled):
+            return None if attempt.abandoned else _cancelled(attempt)
+        if isinstance(foreseen, EnvironmentFault) and foreseen.retryable:
+            retry_at = self._ledger.clock() + delay(attempt.number, self._rng)
+            return _failed(attempt, Event.FAULT, JobError.of(foreseen), retry_at=retry_at)
+        if isinstance(foreseen, SmdaemonError):
+            return _failed(attempt, Event.FAIL, JobError.of(foreseen))
+        _log.error("internal error", job=attempt.job.id, model=attempt.job.model, exc_info=error)
+        message = f"{type(foreseen).__name__}: {foreseen}"
+        return _failed(attempt, Event.FAIL, JobError("internal-error", message, CODES["internal-error"].remedy))
+
+    async def _record(self, attempt: Attempt, outcome: _Outcome) -> None:
+        """Move the job by its outcome, as often as it takes: the disk of the journal may be the full one."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                await self._ledger.move(attempt.job.id, outcome.event, reason=outcome.reason, **outcome.changes)
+            except EnvironmentFault as fault:
+                if not fault.retryable:
+                    raise
+                _log.error("the journal refuses; trying again", job=attempt.job.id, code=fault.code)
+                await trio.sleep(delay(tries, self._rng))
+            else:
+                return
+
+
+def _published(attempt: Attempt, published: Published) -> _Outcome:
+    changes: Changes = {
+        "version": published.version,
+        "export_dir": published.export_dir,
+        "tensors": published.tensors,
+        "bytes_total": published.bytes_total,
+        "attempts": attempt.number,
+        "error": None,
+    }
+    return _Outcome(Event.PUBLISH, "", changes)
+
+
+def _cancelled(attempt: Attempt) -> _Outcome:
+    return _Outcome(Event.CANCEL, "cancelled on request", {"attempts": attempt.number})
+
+
+def _failed(attempt: Attempt, event: Event, error: JobError, *, retry_at: float | None = None) -> _Outcome:
+    return _Outcome(event, error.message, {"attempts": attempt.number, "error": error, "retry_at": retry_at})
+
+
+def _leading(error: Exception) -> Exception:
+    """The error of a group that decides what becomes of the job; `error` itself if it is no group.
+
+    A bug comes before bad data, bad data before a fault that may pass: the job must not be tried again for ever because one
+    of two threads met a full disk. A stop comes last: it only follows from one of the others, or is alone.
+    """
+    if not isinstance(error, ExceptionGroup):
+        return error
+    return min((_leading(inner) for inner in error.exceptions), key=_rank)
+
+
+def _rank(error: Exception) -> int:
+    match error:
+        case JobCancelled():
+            return 3
+        case EnvironmentFault(retryable=True):
+            return 2
+        case SmdaemonError():
+            return 1
+    return 0
+
+
+def _age(job: Job) -> tuple[float, int]:
+    return (job.order, job.id)
+
+
+def _seconds_left(job: Job, now: float) -> float:
+    """Until the next attempt. More than any delay means that the clock was set back: then the time is now."""
+    left = (job.retry_at or now) - now
+    return 0.0 if left > LONGEST_SECONDS else left
