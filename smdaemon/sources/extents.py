@@ -1,6 +1,5 @@
 """Runs of bytes inside files, as streams of bounded chunks: plain, deflated, and from column-major to row-major order."""
 
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -191,6 +190,8 @@ class RowMajorExtent:
 
     def _random_access(self, stack: ExitStack) -> Callable[[int, memoryview], None]:
         """A function that reads any part of the value; its checksum has been compared by then."""
+        import tempfile
+
         chunks = self._extent.chunks(1)
         if isinstance(self._extent, StoredExtent):
             for _ in chunks:

@@ -4,10 +4,18 @@ from pathlib import Path
 
 from smdaemon.errors import DropError
 from smdaemon.sources.base import Format, Source
+from smdaemon.sources.npy import NpyDirectoryFormat, NpyFormat
 from smdaemon.sources.npz import NpzFormat
 from smdaemon.sources.safetensors import SafetensorsFormat
+from smdaemon.sources.sharded import ShardedSafetensorsFormat
 
-FORMATS: tuple[Format, ...] = (NpzFormat(), SafetensorsFormat())
+FORMATS: tuple[Format, ...] = (
+    NpzFormat(),
+    NpyFormat(),
+    NpyDirectoryFormat(),
+    SafetensorsFormat(),
+    ShardedSafetensorsFormat(),
+)
 AUTO = "auto"
 """Stands for the format that the name of the drop tells."""
 

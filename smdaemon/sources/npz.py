@@ -1,5 +1,6 @@
 """The `.npz` format: a zip archive of `.npy` arrays, stored (numpy.savez) or deflated (numpy.savez_compressed)."""
 
+import os
 from pathlib import Path
 
 from smdaemon.errors import DropError
@@ -20,7 +21,7 @@ class NpzFormat:
 
     def claims(self, path: Path) -> bool:
         """See `Format`."""
-        return path.name.endswith(self.suffix) and path.is_file()
+        return path.name.endswith(self.suffix) and not os.path.isdir(path)  # noqa: PTH112 - this one never raises
 
     def is_complete(self, path: Path) -> bool:
         """Whether the archive's directory is there, which is written last, and every member lies before it."""

@@ -5,6 +5,7 @@ lie one after the other, cover the file to its last byte, and have the size that
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -78,11 +79,11 @@ class SafetensorsFormat:
 
     def claims(self, path: Path) -> bool:
         """See `Format`."""
-        return path.name.endswith(self.suffix) and not SHARD_NAME.search(path.name) and path.is_file()
+        return path.name.endswith(self.suffix) and not SHARD_NAME.search(path.name) and not os.path.isdir(path)  # noqa: PTH112 - this one never raises
 
-    def is_complete(self, path: Path) -> bool:
-        """Whether the file is as long as its header says."""
-        file = SourceFile(path)
+    def is_complete(self, path: Path, *, follow: bool = True) -> bool:
+        """Whether the file is as long as its header says; `follow` is for a path that may be a symbolic link."""
+        file = SourceFile(path, follow=follow)
         try:
             header = read_header(file)
         finally:

@@ -1,0 +1,164 @@
+"""The `.npy` formats: one array in a file, and a directory of such files, nested as the tensors' names are."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from smdaemon.errors import DropError
+from smdaemon.sources.extents import StoredExtent
+from smdaemon.sources.files import SourceFile, source_fault
+from smdaemon.sources.npyheader import USUAL_HEADER_BYTES, NpyHeader, header_bytes, parse_header, tensor_of
+from smdaemon.sources.opened import FileSource, check_any, check_name
+from smdaemon.tensorbundle.tensors import Tensor
+
+_SUFFIX = ".npy"
+_OTHER_SUFFIXES = (".npz", ".safetensors", ".safetensors.index.json")
+_CLAIM_LIMIT = 10_000
+"""Entries of a directory tree that are looked at before it is nobody's drop: a watch may meet any tree."""
+
+
+class NpyFormat:
+    """One `.npy` file: one tensor, named like the file; it has no metadata of its own."""
+
+    name = "npy"
+    suffix = _SUFFIX
+    self_judging = True
+
+    def claims(self, path: Path) -> bool:
+        """See `Format`."""
+        return path.name.endswith(_SUFFIX) and not os.path.isdir(path)  # noqa: PTH112 - this one never raises
+
+    def is_complete(self, path: Path) -> bool:
+        """Whether the file is as long as its header says.
+
+        numpy.lib.format.open_memmap makes a file of full length before it holds values: its completeness cannot be seen.
+        """
+        file = SourceFile(path)
+        try:
+            return _is_whole(file, path.name)
+        finally:
+            file.close()
+
+    def open(self, path: Path) -> FileSource:
+        """See `Format`."""
+        file = SourceFile(path)
+        try:
+            name = path.name.removesuffix(_SUFFIX)
+            check_name(name)
+            tensor = _tensor(file, name)
+        except BaseException:
+            file.close()
+            raise
+        return FileSource(self.name, path, {name: tensor}, {}, [file])
+
+
+class NpyDirectoryFormat:
+    """A directory that holds `.npy` files, at any depth: `layer/0/kernel.npy` is the tensor `layer/0/kernel`.
+
+    Other files in it are left alone, and so are hidden ones. It has no metadata of its own.
+    """
+
+    name = "npydir"
+    suffix = ""
+    self_judging = False
+
+    def claims(self, path: Path) -> bool:
+        """Whether there is a `.npy` file in it, and no drop of another format, whose directory it would be then."""
+        if not os.path.isdir(path):  # noqa: PTH112 - this one never raises
+            return False
+        found = False
+        try:
+            for count, entry in enumerate(_walk(path)):
+                if entry.name.endswith(_OTHER_SUFFIXES) or count >= _CLAIM_LIMIT:
+                    return False
+                found = found or entry.name.endswith(_SUFFIX)
+        except OSError:
+            return False  # it is going away, or is not for our eyes
+        return found
+
+    def is_complete(self, path: Path) -> bool:
+        """Whether every array that is there is whole, and at least one is. More may follow: see `self_judging`."""
+        names = _array_paths(path)
+        for name, file_path in names:
+            file = SourceFile(file_path, follow=False)
+            try:
+                if not _is_whole(file, name):
+                    return False
+            finally:
+                file.close()
+        return bool(names)
+
+    def open(self, path: Path) -> FileSource:
+        """See `Format`."""
+        if not path.is_dir():
+            raise DropError("source-missing", f"{str(path)!r} is not a directory")
+        tensors: dict[str, Tensor] = {}
+        files: list[SourceFile] = []
+        for name, file_path in _array_paths(path):
+            check_name(name)
+            file = SourceFile(file_path, follow=False, transient=True)
+            files.append(file)
+            tensors[name] = _tensor(file, name)
+        check_any(tensors, path)
+        return FileSource(self.name, path, tensors, {}, files)
+
+
+def _walk(top: Path) -> Iterator[os.DirEntry[str]]:
+    """Every entry beneath `top` that is not hidden and is not a directory; links to directories are not followed."""
+    waiting = [os.fspath(top)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    yield entry
+
+
+def _array_paths(top: Path) -> list[tuple[str, Path]]:
+    """The tensors' names and their files, in the order of the names."""
+    found = []
+    try:
+        for entry in _walk(top):
+            if entry.is_symlink() and entry.is_dir():
+                raise DropError("source-not-regular", f"{entry.path!r} is a symbolic link inside the source")
+            if entry.name.endswith(_SUFFIX):
+                path = Path(entry.path)
+                found.append((path.relative_to(top).as_posix().removesuffix(_SUFFIX), path))
+    except OSError as error:
+        raise source_fault(error, top) from error
+    return sorted(found)
+
+
+def _read_header(file: SourceFile, name: str) -> NpyHeader | None:
+    """The header; None while the file is too short to hold it."""
+    start = file.read(0, min(file.size, USUAL_HEADER_BYTES))
+    nbytes = header_bytes(start, name)
+    if nbytes is None or file.size < nbytes:
+        return None
+    return parse_header(start[:nbytes] if nbytes <= len(start) else file.read(0, nbytes), name)
+
+
+def _is_whole(file: SourceFile, name: str) -> bool:
+    header = _read_header(file, name)
+    if header is None or file.size < header.data_start + header.data_bytes:
+        return False
+    _check_size(file, header)
+    return True
+
+
+def _tensor(file: SourceFile, name: str) -> Tensor:
+    header = _read_header(file, name)
+    if header is None:
+        raise DropError("source-truncated", f"{str(file.path)!r} ends within its header, at byte {file.size}")
+    _check_size(file, header)
+    return tensor_of(header, StoredExtent(file, header.data_start, header.data_bytes), name)
+
+
+def _check_size(file: SourceFile, header: NpyHeader) -> None:
+    wanted = header.data_start + header.data_bytes
+    if file.size != wanted:
+        code = "source-truncated" if file.size < wanted else "source-corrupt"
+        raise DropError(code, f"{str(file.path)!r} has {file.size} bytes, but its header tells of {wanted}")

@@ -1,0 +1,122 @@
+"""A checkpoint of several safetensors files, named by an index: `model.safetensors.index.json`.
+
+The index is a JSON object with `weight_map`, from each tensor's name to the file beside the index that holds it, and
+optionally `metadata`. This is what Hugging Face's `save_torch_state_dict` and its kin write.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from smdaemon.errors import DropError
+from smdaemon.sources.files import SourceFile
+from smdaemon.sources.opened import FileSource, check_any
+from smdaemon.sources.safetensors import (
+    MAX_HEADER_BYTES,
+    SafetensorsFormat,
+    open_tensors,
+    parse_object,
+)
+from smdaemon.tensorbundle.tensors import Tensor
+
+_KEPT_OPEN = 64
+"""With more shards than these, each is opened when it is read: descriptors are few."""
+
+
+class ShardedSafetensorsFormat:
+    """The index of a sharded checkpoint, and the shards beside it."""
+
+    name = "safetensors-sharded"
+    suffix = ".safetensors.index.json"
+    self_judging = True
+
+    def claims(self, path: Path) -> bool:
+        """See `Format`."""
+        return path.name.endswith(self.suffix) and not os.path.isdir(path)  # noqa: PTH112 - this one never raises
+
+    def is_complete(self, path: Path) -> bool:
+        """Whether the index is whole, and every shard that it names is there and whole."""
+        file = SourceFile(path)
+        try:
+            text = _index_text(file)
+        finally:
+            file.close()
+        if not text.rstrip().endswith(b"}"):
+            return False
+        single = SafetensorsFormat()
+        for shard in sorted(set(_weight_map(text, path).values())):
+            shard_path = path.parent / shard
+            if not os.path.lexists(shard_path) or not single.is_complete(shard_path, follow=False):
+                return False
+        return True
+
+    def open(self, path: Path) -> FileSource:
+        """See `Format`."""
+        files = [SourceFile(path)]
+        try:
+            text = _index_text(files[0])
+            weight_map = _weight_map(text, path)
+            shards = sorted(set(weight_map.values()))
+            metadata = _metadata(text, path)
+            tensors: dict[str, Tensor] = {}
+            for shard in shards:
+                file = SourceFile(path.parent / shard, follow=False, transient=len(shards) > _KEPT_OPEN)
+                files.append(file)
+                held, shard_metadata = open_tensors(file)
+                _check_held(shard, held, weight_map)
+                tensors.update(held)
+                metadata = {**shard_metadata, **metadata}
+            _check_all_found(weight_map, tensors)
+            check_any(tensors, path)
+        except BaseException:
+            for file in files:
+                file.close()
+            raise
+        return FileSource(self.name, path, tensors, metadata, files)
+
+
+def _index_text(file: SourceFile) -> bytes:
+    if file.size > MAX_HEADER_BYTES:
+        raise DropError(
+            "source-header-too-large", f"the index {str(file.path)!r} has {file.size} bytes, over {MAX_HEADER_BYTES}"
+        )
+    return file.read(0, file.size)
+
+
+def _weight_map(text: bytes, path: Path) -> dict[str, str]:
+    """The file that each tensor is in; DropError `name-invalid` for a file that is not beside the index."""
+    weight_map = parse_object(text, str(path)).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise DropError("source-corrupt", f"the weight_map of {str(path)!r} is not a map of file names")
+    for shard in set(weight_map.values()):
+        if shard in {"", ".", ".."} or "/" in shard or "\0" in shard:
+            raise DropError(
+                "name-invalid",
+                f"{str(path)!r} names the shard {shard!r}, which is not a file beside it",
+                remedy="put every shard into the directory of the index",
+            )
+    return weight_map
+
+
+def _metadata(text: bytes, path: Path) -> dict[str, str]:
+    """What the index says about itself, as text; nested values are left out."""
+    metadata: Any = parse_object(text, str(path)).get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise DropError("source-corrupt", f"the metadata of {str(path)!r} is not an object")
+    return {key: str(value) for key, value in metadata.items() if isinstance(value, str | int | float)}
+
+
+def _check_held(shard: str, held: Mapping[str, Tensor], weight_map: Mapping[str, str]) -> None:
+    for name in held:
+        if weight_map.get(name) != shard:
+            raise DropError(
+                "source-corrupt",
+                f"the shard {shard!r} holds {name!r}, which the index puts into {weight_map.get(name)!r}",
+            )
+
+
+def _check_all_found(weight_map: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    for name, shard in weight_map.items():
+        if name not in tensors:
+            raise DropError("source-corrupt", f"the index puts {name!r} into {shard!r}, which does not hold it")

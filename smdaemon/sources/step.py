@@ -1,0 +1,56 @@
+"""Which training step a drop is of."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+_ENDINGS = (".safetensors.index.json", ".safetensors", ".npz", ".npy")
+_SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")
+
+# a word for steps, no letter before it ("filter3" is no iteration), and the number behind it
+_STEP = re.compile(r"(?<![a-z])(?:global[-_]?)?(?:steps?|iter(?:ation)?s?)[-_=.]*([0-9]+)", re.IGNORECASE)
+_CHECKPOINT = re.compile(r"(?<![a-z])(?:ckpt|checkpoint)s?[-_=.]*([0-9]+)", re.IGNORECASE)
+# "fp16", "v2" and "resnet50" end in digits too, but those belong to a word
+_TRAILING = re.compile(r"(?:^|[-_=.])([0-9]+)$")
+
+_METADATA_KEYS = ("step", "global_step")
+
+
+def step_of(path: Path, metadata: Mapping[str, str]) -> int | None:
+    """The step of a drop, or None if nothing tells it. The first of these that there is:
+
+    1. in the name, a number behind `step`, `global_step` or `iter` (`bert-v2-step100` is 100), the last one if there are more;
+    2. in the name, a number behind `ckpt` or `checkpoint` (`ckpt-41.npz`);
+    3. a number at the end of the name that stands alone (`41`, `model-41`, `model.41`; not `llama-7b`, `bert-v2`, `fp16`);
+    4. for a file, the name of its directory by 1 and 2, or if it is nothing but a number (`checkpoint-500/model.safetensors`);
+    5. in the metadata, `step` or `global_step`.
+
+    A name is taken without its format's ending and without a shard's `-00001-of-00003`.
+    """  # noqa: D400 - the list is the rest of the sentence
+    name = _bare(path.name)
+    parent = path.parent.name
+    for found in (_last(_STEP, name), _last(_CHECKPOINT, name), _last(_TRAILING, name)):
+        if found is not None:
+            return found
+    if name != path.name:  # it has the ending of a file
+        for found in (_last(_STEP, parent), _last(_CHECKPOINT, parent), _last(re.compile("^([0-9]+)$"), parent)):
+            if found is not None:
+                return found
+    for key in _METADATA_KEYS:
+        value = metadata.get(key, "").strip()
+        if re.fullmatch("[0-9]{1,19}", value):
+            return int(value)
+    return None
+
+
+def _bare(name: str) -> str:
+    for ending in _ENDINGS:
+        if name.endswith(ending):
+            name = name.removesuffix(ending)
+            break
+    return _SHARD.sub("", name)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> int | None:
+    numbers = pattern.findall(text)
+    return int(numbers[-1]) if numbers else None
