@@ -143,6 +143,9 @@ CODES: dict[str, Code] = {
     "request-model-unknown": Code(
         "the request names a model that is not configured", "name a [[model]] of the configuration"
     ),
+    "request-duplicate": Code(
+        "the same source was asked for with the same options before", "look at its job, or retry it"
+    ),
     "request-source-outside": Code(
         "the request's source lies outside the model's watch directory", "put the source beneath the watch directory"
     ),
@@ -167,6 +170,10 @@ CODES: dict[str, Code] = {
     "read-only": Code("the file system is mounted read-only", "mount it writable, or publish elsewhere"),
     "directory-missing": Code("a directory that smdaemon needs is missing", "make the directory"),
     "too-many-files": Code("the limit of open files is reached", "raise LimitNOFILE of the service"),
+    "watch-limit": Code(
+        "the limit of inotify watches is reached; the directory is polled instead",
+        "raise fs.inotify.max_user_watches (or max_user_instances) with sysctl",
+    ),
     "memory-budget": Code("the export needs more host memory than the budget allows", "raise host_memory"),
     "memory-short": Code("the machine has no memory left", "free memory; smdaemon tries again by itself"),
     "os-error": Code("the operating system refused an operation", "see the message; retry the job when it is mended"),

@@ -1,0 +1,369 @@
+"""Which paths are drops, and which of them to report: the ledger of what lies in one watched directory.
+
+Everything here is synchronous and belongs to one worker thread at a time.
+"""
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from smdaemon.errors import DropError
+from smdaemon.sources.base import Identity
+from smdaemon.watch.completeness import Moment, Sight, Touch, given_up_at, ready_at, renew
+from smdaemon.watch.scan import ignored
+
+REQUEST_ENDINGS = {".export.json": "json", ".export.toml": "toml", ".export.binpb": "binpb"}
+INDEX_ENDING = ".safetensors.index.json"
+# An index of 100,000 tensors has about 10 MB; one that claims more is not read for its shards' names.
+_INDEX_LIMIT_BYTES = 256 << 20
+# However short the quiet period, nothing is looked at again at once and again.
+_LEAST_PAUSE_SECONDS = 0.05
+
+
+class DropFormat(Protocol):
+    """What the watch needs of a `sources.base.Format`."""
+
+    @property
+    def name(self) -> str:
+        """What the format is called."""
+        ...
+
+    @property
+    def self_judging(self) -> bool:
+        """Whether the structure of a drop says that nothing more is to come."""
+        ...
+
+    def is_complete(self, path: Path) -> bool:
+        """As `Format.is_complete`."""
+        ...
+
+
+Claiming = Callable[[Path], DropFormat | None]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A finished training output, or a request for an export, at the moment it was found complete."""
+
+    path: Path
+    kind: Literal["output", "request"]
+    format: str
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class RequestFile:
+    """A request file as a format: it is closed or renamed into place when it is done, and never empty."""
+
+    name: str
+    self_judging: bool = True
+
+    def is_complete(self, path: Path) -> bool:
+        """Whether anything was written yet; what it says is for the one who answers it."""
+        return path.stat().st_size > 0
+
+
+@dataclass
+class Looked:
+    """What came of a round of looking: drops to report, and when to look again at what is not finished."""
+
+    drops: list[Drop] = field(default_factory=list)
+    again: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """One path that is or becomes a drop."""
+
+    kind: Literal["output", "request"]
+    format: DropFormat
+    files: tuple[str, ...] = ()
+    # Of a sharded drop: the index that named these shards, so that it is parsed once.
+    index: Identity | None = None
+    reported: Identity | None = None
+    # The identity that its format found incomplete: it is not asked again about the same bytes.
+    incomplete: Identity | None = None
+
+
+class Ledger:
+    """What is known about the candidates below one root. Remembers existing files only.
+
+    `trust_stamps`: the clock that stamps files is ours, so that an old stamp means a file long at rest. On a network
+    file system it is not; there only what we ourselves saw at rest counts.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        claiming: Claiming,
+        *,
+        recursive: bool,
+        quiet_seconds: float,
+        trust_stamps: bool = True,
+    ) -> None:
+        self.trust_stamps = trust_stamps
+        self._root = root
+        self._claiming = claiming
+        self._recursive = recursive
+        self._quiet_seconds = quiet_seconds
+        self._candidates: dict[str, _Candidate] = {}
+        self._sights: dict[str, Sight] = {}
+        self._owners: dict[str, str] = {}  # a shard → the index that names it
+
+    def changed(self) -> list[str]:
+        """The known paths that are not, as far as one stat each tells, what they were when they were reported."""
+        return [path for path in self._known() if not self._unchanged(path)]
+
+    def _known(self) -> set[str]:
+        return self._candidates.keys() | self._sights.keys()
+
+    def _unchanged(self, path: str) -> bool:
+        candidate = self._candidates.get(path)
+        if candidate is None or candidate.reported is None or candidate.files != (path,):
+            return False
+        try:
+            return Identity.of(os.stat(path)) == candidate.reported  # noqa: PTH116 - as below
+        except OSError:
+            return False
+
+    def below(self, directories: Iterable[str]) -> list[str]:
+        """The known paths below directories that went away."""
+        prefixes = tuple(f"{directory}/" for directory in directories)
+        return [path for path in self._known() if path.startswith(prefixes)] if prefixes else []
+
+    def look(self, touches: Mapping[str, Touch], now: Moment) -> Looked:
+        """Look at paths that were touched; for a shard, or a file of a drop that is a directory, at that drop.
+
+        No OSError comes out of it: what cannot be looked at is not there.
+        """
+        looked = Looked()
+        claims: dict[str, DropFormat | None] = {}
+        targets: dict[str, Touch] = {}
+        for path, touch in touches.items():
+            target = self._target(path, claims)
+            if target == path:
+                targets[path] = max(touch, targets.get(path, Touch.SEEN))
+            else:
+                targets.setdefault(target, Touch.SEEN)
+                if self._owners.get(path) == target:
+                    self._see_shard(path, touch, now)
+        for path, touch in targets.items():
+            self._look_at(path, touch, now, claims, looked)
+        looked.drops.sort(key=lambda drop: drop.identity.mtime_ns)
+        return looked
+
+    def _target(self, path: str, claims: dict[str, DropFormat | None]) -> str:
+        """The candidate that a path belongs to: a directory above it, an index beside it, or itself."""
+        if path in self._owners:
+            return self._owners[path]
+        relative = path[len(self._root) + 1 :]
+        at = relative.find("/")
+        while at != -1:
+            above = f"{self._root}/{relative[:at]}"
+            if self._claim(above, claims) is not None:
+                return above
+            at = relative.find("/", at + 1) if self._recursive else -1
+        return path
+
+    def _claim(self, path: str, claims: dict[str, DropFormat | None]) -> DropFormat | None:
+        if path not in claims:
+            try:
+                claims[path] = self._claiming(Path(path))
+            except OSError:
+                claims[path] = None  # it went away, or may not be looked into: nothing to take
+        return claims[path]
+
+    def _look_at(
+        self,
+        path: str,
+        touch: Touch,
+        now: Moment,
+        claims: dict[str, DropFormat | None],
+        looked: Looked,
+    ) -> None:
+        try:
+            status = os.stat(path)  # noqa: PTH116 - paths are strings in here: there are many of them
+        except OSError:
+            self._forget(path)
+            return
+        candidate = self._candidate(path, status, claims)
+        if candidate is None:
+            shard = path.endswith(".safetensors") and (touch or path in self._sights)
+            if not shard or self._see_shard(path, touch, now) is None:
+                self._forget(path)
+            # Else perhaps a shard of an index still to come: then it will matter that it was closed.
+            return
+        self._candidates[path] = candidate
+        try:
+            identity, sights = self._see(path, candidate, touch, now)
+            again = self._judge(path, candidate, identity, sights, now)
+        except (FileNotFoundError, NotADirectoryError):
+            # A file went away between two looks. If there is more to it, an event or the next look will show.
+            again = now.monotonic + max(self._quiet_seconds, _LEAST_PAUSE_SECONDS)
+        if again is not None:
+            looked.again[path] = again
+        elif candidate.reported != identity:
+            candidate.reported = identity
+            looked.drops.append(Drop(Path(path), candidate.kind, candidate.format.name, identity))
+
+    def _candidate(self, path: str, status: os.stat_result, claims: dict[str, DropFormat | None]) -> _Candidate | None:
+        """The candidate at a path; None if what lies there is none."""
+        name = os.path.basename(path)  # noqa: PTH119 - as above
+        directory = stat.S_ISDIR(status.st_mode)
+        if ignored(name) or path == self._root or not (directory or stat.S_ISREG(status.st_mode)):
+            return None
+        if directory and os.path.islink(path):  # noqa: PTH114 - as above
+            return None
+        if not directory and not self._recursive and "/" in path[len(self._root) + 1 :]:
+            return None
+        kind: Literal["output", "request"] = "output"
+        format_: DropFormat | None
+        request = next((kind for ending, kind in REQUEST_ENDINGS.items() if name.endswith(ending)), None)
+        if request is not None and not directory:
+            kind, format_ = "request", RequestFile(request)
+        else:
+            format_ = self._claim(path, claims)
+        if format_ is None:
+            return None
+        known = self._candidates.get(path)
+        return known if known is not None and known.format == format_ else _Candidate(kind, format_)
+
+    def _see(self, path: str, candidate: _Candidate, touch: Touch, now: Moment) -> tuple[Identity, tuple[Sight, ...]]:
+        """The candidate's identity now, and what is known about each file that has a say in it."""
+        if os.path.isdir(path):  # noqa: PTH112 - as above
+            return self._see_directory(path, candidate, touch, now)
+        if not path.endswith(INDEX_ENDING):
+            candidate.files = (path,)
+            sight = self._see_file(path, touch, now)
+            return sight.identity, (sight,)
+        return self._see_sharded(path, candidate, touch, now)
+
+    def _see_sharded(
+        self, path: str, candidate: _Candidate, touch: Touch, now: Moment
+    ) -> tuple[Identity, tuple[Sight, ...]]:
+        """An index and the shards that it names, as far as they are there."""
+        index = self._see_file(path, touch, now)
+        if candidate.index != index.identity:
+            self._own(path, candidate, (path, *_shards(path)))
+            candidate.index = index.identity
+        sights = {path: index}
+        for shard in candidate.files[1:]:
+            sight = self._see_shard(shard, Touch.SEEN, now)
+            if sight is not None:
+                sights[shard] = sight
+        return _combined(os.path.dirname(path), sights), tuple(sights.values())  # noqa: PTH120 - as above
+
+    def _see_shard(self, path: str, touch: Touch, now: Moment) -> Sight | None:
+        try:
+            return self._see_file(path, touch, now)
+        except OSError:
+            self._sights.pop(path, None)
+            return None
+
+    def _see_directory(
+        self, path: str, candidate: _Candidate, touch: Touch, now: Moment
+    ) -> tuple[Identity, tuple[Sight, ...]]:
+        """A directory that is a drop as a whole: one sight stands for all of its files."""
+        since = self._unchanged_since(os.stat(path), now)  # noqa: PTH116 - as above
+        files = {}
+        for file in _files_below(path):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(file)  # noqa: PTH116 - as above
+                files[file[len(path) + 1 :]] = Identity.of(status)
+                since = max(since, self._unchanged_since(status, now))
+        sight = renew(self._sights.get(path), Identity.combined(files), touch, since)
+        self._sights[path] = sight
+        candidate.files = ()
+        return sight.identity, (sight,)
+
+    def _see_file(self, path: str, touch: Touch, now: Moment) -> Sight:
+        status = os.stat(path)  # noqa: PTH116 - as above
+        sight = renew(self._sights.get(path), Identity.of(status), touch, self._unchanged_since(status, now))
+        self._sights[path] = sight
+        return sight
+
+    def _unchanged_since(self, status: os.stat_result, now: Moment) -> float:
+        if not self.trust_stamps:
+            return now.monotonic
+        # Whoever copies a file may set mtime back; ctime is the kernel's own.
+        age = now.wall - max(status.st_mtime, status.st_ctime)
+        return now.monotonic - max(age, 0.0)
+
+    def _judge(
+        self, path: str, candidate: _Candidate, identity: Identity, sights: tuple[Sight, ...], now: Moment
+    ) -> float | None:
+        """When to look again; None if there is nothing left to wait for."""
+        if candidate.reported == identity:
+            return None
+        ready = ready_at(sights, self_judging=candidate.format.self_judging, quiet_seconds=self._quiet_seconds)
+        if now.monotonic < ready:
+            return ready
+        if self._is_complete(path, candidate, identity):
+            return None
+        given_up = given_up_at(sights, single=candidate.files == (path,), quiet_seconds=self._quiet_seconds)
+        return None if now.monotonic >= given_up else min(given_up, now.monotonic + self._quiet_seconds)
+
+    @staticmethod
+    def _is_complete(path: str, candidate: _Candidate, identity: Identity) -> bool:
+        if candidate.incomplete == identity:
+            return False
+        try:
+            complete = candidate.format.is_complete(Path(path))
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except (DropError, OSError):
+            # It will never be sound, or may not be read: the export says so where people look for it.
+            return True
+        candidate.incomplete = None if complete else identity
+        return complete
+
+    def _own(self, path: str, candidate: _Candidate, files: tuple[str, ...]) -> None:
+        """An index may name other shards than before: those are on their own again."""
+        for file in set(candidate.files) - {path}:
+            self._sights.pop(file, None)
+            self._owners.pop(file, None)
+        self._owners.update(dict.fromkeys(files[1:], path))
+        candidate.files = files
+
+    def _forget(self, path: str) -> None:
+        self._sights.pop(path, None)
+        gone = self._candidates.pop(path, None)
+        if gone is not None:
+            self._own(path, gone, (path,))
+
+
+def _combined(directory: str, sights: Mapping[str, Sight]) -> Identity:
+    return Identity.combined({path[len(directory) + 1 :]: sight.identity for path, sight in sights.items()})
+
+
+def _files_below(directory: str) -> list[str]:
+    """The regular files of a directory, at every depth; no symlinked directories, nothing ignored."""
+    files = []
+    waiting = [directory]
+    while waiting:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if ignored(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file():
+                    files.append(entry.path)
+    return sorted(files)
+
+
+def _shards(index: str) -> list[str]:
+    """The files beside a safetensors index that it names; none while it cannot be understood."""
+    try:
+        if os.stat(index).st_size > _INDEX_LIMIT_BYTES:  # noqa: PTH116 - as above
+            return []
+        names = set(json.loads(Path(index).read_bytes())["weight_map"].values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return []
+    directory = os.path.dirname(index)  # noqa: PTH120 - as above
+    return sorted(f"{directory}/{name}" for name in names if isinstance(name, str) and name and "/" not in name)
