@@ -5,7 +5,7 @@ with the other the longer first. C++ sorts both upwards. Here Python's bytes are
 """
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -16,7 +16,8 @@ from smdaemon.savedmodel import wire
 
 def canonical(message: Message) -> bytes:
     """The bytes of `message` as C++ serialises it deterministically."""
-    return _ordered(deterministic(message), message.DESCRIPTOR)
+    descriptor: Any = message.DESCRIPTOR  # upb's class, which the type checker holds for another
+    return _ordered(deterministic(message), descriptor)
 
 
 class _Nested(NamedTuple):
@@ -53,7 +54,13 @@ def _ordered(content: bytes, descriptor: Descriptor) -> bytes:
 
 def _in_order(entries: list[tuple[int | bytes, bytes]]) -> list[bytes]:
     """The entries of one map, by key."""
-    return [content for _, content in sorted(entries, key=lambda item: item[0])]  # type: ignore[arg-type, return-value] # the keys of one map are of one type
+    entries.sort(key=_first)
+    return [content for _, content in entries]
+
+
+def _first(entry: tuple[Any, bytes]) -> Any:
+    """The key, of Any type to the type checker: the keys of one map are all numbers or all bytes."""
+    return entry[0]
 
 
 def _key(entry: bytes, descriptor: Descriptor) -> int | bytes:

@@ -94,12 +94,12 @@ def _functions_hash(functions: Mapping[str, SavedConcreteFunction]) -> int:
     """0 where a name does not end in a number: TensorFlow itself fails there."""
     from farmhash import fingerprint64
 
-    numbered = {}
+    numbered: dict[int, str] = {}
     for name in functions:
-        number = _number_at_end(name)
-        if number is None:
+        end = _number_at_end(name)
+        if end is None:
             return 0
-        numbered[int(number)] = name
+        numbered[int(end)] = name
     result = 0
     for number, name in sorted(numbered.items()):
         result = _joined(result, fingerprint64(name.removesuffix(str(number)).encode()))

@@ -7,6 +7,7 @@ TrackableObjectGraph in `protos/tensorflow/core/protobuf/`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from smdaemon.savedmodel import wire
 from smdaemon.savedmodel.constants import OBJECT_ATTRIBUTES, VARIABLE_VALUE
@@ -99,15 +100,17 @@ _HAS_VALUES = wire.chunk(5, wire.number(1, 1))
 
 def _variable(leaf: Leaf, tensor: Tensor) -> bytes:
     """SavedObject.variable {dtype, shape, trainable, name}."""
-    return wire.chunk(
-        7,
-        wire.number(1, tensor.dtype.enum)
-        + wire.chunk(2, wire.shape(tensor.shape))
-        + wire.number(3, is_trainable(tensor.dtype))
-        + wire.text(6, leaf.variable),
-    )
+    return wire.chunk(7, _variable_kind(tensor.dtype, tensor.shape) + wire.text(6, leaf.variable))
+
+
+@lru_cache(1024)
+def _variable_kind(dtype: DType, shape: tuple[int, ...]) -> bytes:
+    return wire.number(1, dtype.enum) + wire.chunk(2, wire.shape(shape)) + wire.number(3, is_trainable(dtype))
 
 
 def _value(leaf: Leaf, key: str) -> bytes:
     """TrackableObject.attributes {name, full_name, checkpoint_key}."""
-    return wire.chunk(2, wire.text(1, VARIABLE_VALUE) + wire.text(2, leaf.variable) + wire.text(3, key))
+    return wire.chunk(2, _VALUE_NAME + wire.text(2, leaf.variable) + wire.text(3, key))
+
+
+_VALUE_NAME = wire.text(1, VARIABLE_VALUE)

@@ -6,7 +6,7 @@ assignment; one RestoreV2 reads all values and one SaveV2 writes them, beneath a
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 from smdaemon.savedmodel import wire
 from smdaemon.savedmodel.constants import GLOBAL_VARIABLES, TRAINABLE_VARIABLES
@@ -21,13 +21,13 @@ GRAPH_PRODUCER = 2474
 
 @dataclass(frozen=True)
 class RestoreGraph:
-    """Serialised parts of a MetaGraphDef: GraphDef, SaverDef, and the collections' CollectionDefs by name.
+    """Parts of a MetaGraphDef: GraphDef (in pieces to be joined), SaverDef, and the collections' CollectionDefs by name.
 
     `program` is what the fingerprint of the graph is taken of: the GraphDef without the values of string constants, with an
     empty library and empty versions.
     """
 
-    graph_def: bytes
+    graph_def: tuple[bytes, ...]
     program: bytes
     saver_def: bytes
     collections: dict[str, bytes]
@@ -38,11 +38,11 @@ def restore_graph(tree: Tree, tensors: Mapping[str, Tensor], keys: Mapping[str, 
     scope = _free_scope(tree)
     types = [tensors[leaf.name].dtype for leaf in tree.leaves]
     names = [keys[leaf.name] for leaf in tree.leaves]
-    variables = b"".join([node for leaf in tree.leaves for node in _variable_nodes(leaf, tensors[leaf.name])])
+    variables = b"".join([_variable_nodes(leaf, tensors[leaf.name]) for leaf in tree.leaves])
     saver = b"".join(_saver_nodes(scope, tree.leaves, types))
     return RestoreGraph(
-        graph_def=variables + _constants(scope, names) + saver + wire.chunk(4, wire.number(1, GRAPH_PRODUCER)),
-        program=variables + _constants(scope, None) + saver + wire.chunk(2, b"") + wire.chunk(4, b""),
+        graph_def=(variables, _constants(scope, names), saver, wire.chunk(4, wire.number(1, GRAPH_PRODUCER))),
+        program=b"".join((variables, _constants(scope, None), saver, wire.chunk(2, b""), wire.chunk(4, b""))),
         saver_def=_saver_def(scope),
         collections=_collections(scope, tree.leaves, types),
     )
@@ -69,29 +69,26 @@ def _attrs(**values: bytes) -> bytes:
     return b"".join(wire.entry(5, key, values[key]) for key in sorted(values))
 
 
-@cache
 def _type_attr(dtype: DType) -> bytes:
     return wire.number(6, dtype.enum)
 
 
-@cache
-def _dtype_attr(dtype: DType) -> bytes:
-    return _attrs(dtype=_type_attr(dtype))
+@lru_cache(1024)
+def _variable_kind(dtype: DType, shape: tuple[int, ...]) -> tuple[bytes, bytes]:
+    """What the handles of many variables share, and what the ops on them do. A handle's `shared_name` sorts last."""
+    return _attrs(dtype=_type_attr(dtype), shape=wire.chunk(7, wire.shape(shape))), _attrs(dtype=_type_attr(dtype))
 
 
-@cache
-def _handle_attrs(dtype: DType, shape: tuple[int, ...]) -> bytes:
-    """The attributes that many handles share; `shared_name` sorts after them."""
-    return _attrs(dtype=_type_attr(dtype), shape=wire.chunk(7, wire.shape(shape)))
-
-
-def _variable_nodes(leaf: Leaf, tensor: Tensor) -> tuple[bytes, bytes]:
+def _variable_nodes(leaf: Leaf, tensor: Tensor) -> bytes:
     """The handle of a variable and the op that reads it, under the name that TensorFlow 1 looks for."""
-    attrs = _handle_attrs(tensor.dtype, tensor.shape) + _attrs(shared_name=wire.text(2, leaf.variable))
-    return (
-        _node(leaf.variable, "VarHandleOp", attrs=attrs),
-        _node(f"{leaf.variable}/Read/ReadVariableOp", "ReadVariableOp", [leaf.variable], _dtype_attr(tensor.dtype)),
+    handle, access = _variable_kind(tensor.dtype, tensor.shape)
+    shared_name = wire.chunk(5, _SHARED_NAME + wire.chunk(2, wire.text(2, leaf.variable)))
+    return _node(leaf.variable, "VarHandleOp", attrs=handle + shared_name) + _node(
+        f"{leaf.variable}/Read/ReadVariableOp", "ReadVariableOp", [leaf.variable], access
     )
+
+
+_SHARED_NAME = wire.text(1, "shared_name")
 
 
 def _constants(scope: str, names: list[str] | None) -> bytes:
@@ -116,7 +113,10 @@ def _saver_nodes(scope: str, leaves: tuple[Leaf, ...], types: list[DType]) -> li
         _node(restore, "RestoreV2", [filename, f"{restore}/tensor_names", f"{restore}/shape_and_slices"], dtypes),
         *(
             _node(
-                name, "AssignVariableOp", [leaf.variable, f"{restore}:{item}" if item else restore], _dtype_attr(dtype)
+                name,
+                "AssignVariableOp",
+                [leaf.variable, f"{restore}:{item}" if item else restore],
+                _variable_kind(dtype, ())[1],
             )
             for item, (name, leaf, dtype) in enumerate(zip(assigns, leaves, types, strict=True))
         ),

@@ -1,7 +1,7 @@
 """Names such as `layer/0/kernel` as a tree of objects, lists and dicts: the nesting that `tf.saved_model.load` gives back."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from keyword import iskeyword
@@ -18,7 +18,7 @@ class Kind(Enum):
     DICT = "dict"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Leaf:
     """A tensor's place in the tree.
 
@@ -27,10 +27,10 @@ class Leaf:
 
     name: str
     path: tuple[str, ...]
-    variable: str
+    variable: str = ""
 
 
-@dataclass
+@dataclass(slots=True)
 class Branch:
     """A node with children: names are attributes of an object, keys of a dict, or "0", "1", ... of a list."""
 
@@ -123,7 +123,7 @@ def _plant(root: Branch, name: str, separator: str) -> None:
     if path[-1] in branch.children:
         twice = isinstance(branch.children[path[-1]], Leaf)
         raise DropError("name-clash", f"the name {name!r} {'is given twice' if twice else 'is also that of a parent'}")
-    branch.children[path[-1]] = Leaf(name, path, "")
+    branch.children[path[-1]] = Leaf(name, path)
 
 
 def _check(name: str, path: tuple[str, ...]) -> None:
@@ -146,25 +146,22 @@ def _arrange(root: Branch) -> Iterator[Leaf]:
 
     A stack and no recursion: a name may have more parts than Python has frames.
     """
-    todo: list[tuple[Branch, str, Child, str]] = []
-
-    def unfold(branch: Branch, prefix: str) -> None:
-        todo.extend((branch, part, child, prefix + legal) for part, child, legal in reversed(_members(branch)))
-
-    root.children = dict(sorted(root.children.items()))
-    unfold(root, "")
+    todo = [(root, "", iter(_ordered(root, str)))]
     while todo:
-        parent, part, child, variable = todo.pop()
-        if isinstance(child, Branch):
-            child.kind = _kind(child)
-            order = int if child.kind is Kind.LIST else str
-            child.children = {name: child.children[name] for name in sorted(child.children, key=order)}
-            unfold(child, variable + "/")
+        branch, prefix, rest = todo[-1]
+        for part, legal in rest:
+            child = branch.children[part]
+            if isinstance(child, Branch):
+                child.kind = _kind(child)
+                order = int if child.kind is Kind.LIST else str
+                todo.append((child, f"{prefix}{legal}/", iter(_ordered(child, order))))
+                break
+            child.variable = prefix + legal
+            if not _LEGAL_START.match(child.variable):
+                child.variable = f"var{child.variable}"
+            yield child
         else:
-            if not _LEGAL_START.match(variable):
-                variable = f"var{variable}"
-            leaf = parent.children[part] = Leaf(child.name, child.path, variable)
-            yield leaf
+            todo.pop()
 
 
 def _kind(branch: Branch) -> Kind:
@@ -181,14 +178,18 @@ def _is_reserved(name: str) -> bool:
     return name.startswith("_") and (name.startswith(("__", "_self_")) or name in _OBJECT_RESERVED)
 
 
-def _members(branch: Branch) -> list[tuple[str, Child, str]]:
-    """Each child with its name and with a legal part for its variable's name, unique among the siblings.
+def _ordered(branch: Branch, order: Callable[[str], int | str]) -> Iterable[tuple[str, str]]:
+    """Puts the children in order; the names of each, and with it a part for its variable's name: legal, unique among siblings.
 
     As no two siblings share a part and no tensor is a parent, no two variables can share a name.
     """
-    taken = {part for part in branch.children if _LEGAL_PART.fullmatch(part)}
-    members = []
-    for part, child in branch.children.items():
+    parts = sorted(branch.children, key=order)
+    branch.children = {part: branch.children[part] for part in parts}
+    taken = {part for part in parts if _LEGAL_PART.fullmatch(part)}
+    if len(taken) == len(parts):
+        return zip(parts, parts, strict=True)
+    legal_parts = []
+    for part in parts:
         legal = part
         if part not in taken:
             stem = legal = _ILLEGAL.sub("_", part)
@@ -197,5 +198,5 @@ def _members(branch: Branch) -> list[tuple[str, Child, str]]:
                 count += 1
                 legal = f"{stem}_{count}"
             taken.add(legal)
-        members.append((part, child, legal))
-    return members
+        legal_parts.append(legal)
+    return zip(parts, legal_parts, strict=True)

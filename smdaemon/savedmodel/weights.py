@@ -118,13 +118,13 @@ def _saved_model(tags: Sequence[str], graph: RestoreGraph, objects: ObjectGraphs
         + wire.number(7, 1)  # stripped_default_attrs: none is written
     )
     meta_graph = (
-        wire.chunk(1, meta_info)
-        + wire.chunk(2, graph.graph_def)
-        + wire.chunk(3, graph.saver_def)
-        + b"".join(wire.entry(4, name, graph.collections[name]) for name in sorted(graph.collections))
-        + wire.chunk(7, objects.saved)
+        wire.chunk(1, meta_info),
+        *wire.parts_of(2, *graph.graph_def),
+        wire.chunk(3, graph.saver_def),
+        *(wire.entry(4, name, graph.collections[name]) for name in sorted(graph.collections)),
+        *wire.parts_of(7, objects.saved),
     )
-    return wire.number(1, SAVED_MODEL_SCHEMA_VERSION) + wire.chunk(2, meta_graph)
+    return b"".join((wire.number(1, SAVED_MODEL_SCHEMA_VERSION), *wire.parts_of(2, *meta_graph)))
 
 
 @contextmanager

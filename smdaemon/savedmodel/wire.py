@@ -5,6 +5,7 @@ bytes are those of a deterministic C++ serialisation. Format: https://protobuf.d
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 _SMALL = tuple(bytes((value,)) for value in range(128))
 
@@ -13,6 +14,8 @@ def varint(value: int) -> bytes:
     """An unsigned number of up to 64 bits, seven bits a byte, lowest first."""
     if value < 128:
         return _SMALL[value]
+    if value < 16384:
+        return bytes((value & 127 | 128, value >> 7))
     out = bytearray()
     while value >= 128:
         out.append(value & 127 | 128)
@@ -23,17 +26,30 @@ def varint(value: int) -> bytes:
 
 def number(field: int, value: int) -> bytes:
     """A varint field (int, bool, enum); nothing where the value is the default."""
-    return varint(field << 3) + varint(value) if value else b""
+    return _SMALL[field << 3] + varint(value) if value else b""
+
+
+# Few lengths make up nearly all fields.
+@lru_cache(4096)
+def head(field: int, size: int) -> bytes:
+    """What stands before the payload of a length-delimited field: its number (at most 15) and the payload's bytes."""
+    return _SMALL[field << 3 | 2] + varint(size)
 
 
 def chunk(field: int, payload: bytes) -> bytes:
     """A length-delimited field (message, bytes), present even when it is empty."""
-    return varint(field << 3 | 2) + varint(len(payload)) + payload
+    return head(field, len(payload)) + payload
+
+
+def parts_of(field: int, *parts: bytes) -> tuple[bytes, ...]:
+    """As `chunk`, for a payload whose parts are joined later: a large message is copied once, not once for each level."""
+    return (head(field, sum(map(len, parts))), *parts)
 
 
 def text(field: int, value: str) -> bytes:
     """A string field of a repeated field or a map key, present even when it is empty."""
-    return chunk(field, value.encode())
+    payload = value.encode()
+    return head(field, len(payload)) + payload
 
 
 def entry(field: int, key: str, value: bytes) -> bytes:
