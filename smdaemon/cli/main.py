@@ -64,6 +64,7 @@ def dispatch(argv: Sequence[str]) -> int:
         if argv[0] in {"--version", "-V"}:
             print(f"smdaemon {__version__}")
             return DONE
+        _require_command(argv[0])
         return _call(list(argv))
     except SmdaemonError as error:
         from smdaemon.cli.output import print_error
@@ -83,7 +84,7 @@ def _call(argv: list[str]) -> int:
     try:
         result = make_app()(argv, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        raise ConfigError("usage", _one_line(str(error)), remedy=f"see: smdaemon {_help_of(argv)}--help") from error
+        raise ConfigError("usage", _one_line(str(error)), remedy=f"see: smdaemon {argv[0]} --help") from error
     return result if isinstance(result, int) else DONE
 
 
@@ -108,10 +109,15 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def _help_of(argv: list[str]) -> str:
-    """The command that the user meant to call, with a space behind it, or nothing."""
-    known = {command.name for commands in GROUPS.values() for command in commands}
-    return f"{argv[0]} " if argv and argv[0] in known else ""
+def _require_command(name: str) -> None:
+    """ConfigError usage unless `name` is a command. Asked before cyclopts, which imports every command to find the nearest."""
+    known = [command.name for commands in GROUPS.values() for command in commands]
+    if name not in known:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}" if near else ""
+        raise ConfigError("usage", f"there is no command {name!r}{hint}")
 
 
 def _one_line(text: str) -> str:

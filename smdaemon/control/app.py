@@ -26,6 +26,7 @@ from smdaemon.errors import ConfigError, SmdaemonError
 from smdaemon.proto import v1
 
 MAX_BODY_BYTES = 1 << 20
+_MAX_DROPPED_BYTES = 16 << 20
 _MAX_ID = 2**63 - 1
 
 Handler = Callable[[Backend, Request], Awaitable[Response]]
@@ -211,19 +212,28 @@ def _job_id(request: Request) -> int:
 
 
 async def _body(request: Request) -> bytes:
-    """The body, refused as soon as it is known to be too large."""
-    too_large = HttpError(
-        413,
-        f"the body is larger than {MAX_BODY_BYTES} bytes",
-        remedy="name the source by its path; tensors are not sent over this socket",
-        code="request-invalid",
-    )
+    """The body; HttpError 413 when it is too large.
+
+    Most clients write all of a request before they read: what is moderately too large is read and dropped, so that they see
+    the answer and not a broken pipe. One that asks first (Expect: 100-continue, as curl does) is told at once.
+    """
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise too_large
+    asks_first = "expect" in request.headers and declared.isdigit()
+    size = int(declared) if asks_first else 0
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise too_large
+    if size <= MAX_BODY_BYTES:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size <= MAX_BODY_BYTES:
+                body += chunk
+            elif size > _MAX_DROPPED_BYTES:
+                break
+    if size > MAX_BODY_BYTES:
+        raise HttpError(
+            413,
+            f"the body is larger than {MAX_BODY_BYTES} bytes",
+            remedy="name the source by its path; tensors are not sent over this socket",
+            code="request-invalid",
+        )
     return bytes(body)

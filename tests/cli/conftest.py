@@ -1,0 +1,19 @@
+"""Commands against the served FakeBackend of tests/control."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "control"))
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The real server over a FakeBackend; $SMDAEMON_SOCKET names its socket."""
+    from control_fakes import ServerThread
+
+    path = tmp_path / "control.sock"
+    monkeypatch.setenv("SMDAEMON_SOCKET", str(path))
+    with ServerThread(path) as served:
+        yield served

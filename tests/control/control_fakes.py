@@ -1,0 +1,202 @@
+"""A daemon in memory for the control socket and the commands that talk to it."""
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
+
+import trio
+
+from smdaemon.control.metrics import Metrics
+from smdaemon.errors import ConfigError, DropError, EnvironmentFault
+from smdaemon.proto import v1
+
+CANCELLABLE = {"queued", "waiting", "writing"}
+
+
+class FakeBackend:
+    """Keeps jobs in a dict and their moves in a list; a lock-free single-threaded daemon without exports."""
+
+    def __init__(self):
+        self.metrics = Metrics(self.status)
+        self.stopping = trio.Event()
+        self.is_ready = True
+        self.is_healthy = True
+        self.subscribers = 0
+        self._jobs: dict[int, v1.Job] = {}
+        self._moves: list[v1.Event] = []
+        self._moved = trio.Condition()
+
+    @property
+    def registry(self):
+        """Where the metrics are."""
+        return self.metrics.registry
+
+    def status(self):
+        """A fixed daemon with the jobs there are."""
+        status = v1.Status(
+            version="0.1.0",
+            pid=7,
+            phase="running",
+            config_file="/etc/smdaemon/config.toml",
+            host_memory_bytes=2**30,
+            host_memory_used_bytes=2**20,
+            workers=2,
+            workers_busy=1,
+        )
+        status.started_at.FromSeconds(1_700_000_000)
+        status.config_loaded_at.FromSeconds(1_700_000_001)
+        status.models.extend(self.models().models)
+        for job in self._jobs.values():
+            status.jobs[job.state] += 1
+        return status
+
+    def models(self):
+        """One good model and one whose directory is gone."""
+        good = v1.Model(
+            name="ranker", watch="/runs", publish="/models", watch_method="inotify", health="ok", newest_version=41
+        )
+        good.newest_at.FromSeconds(1_700_000_500)
+        for job in self._jobs.values():
+            good.jobs[job.state] += 1
+        bad = v1.Model(name="tower\x1b[31m", watch="/gone", publish="/models", health="degraded")
+        bad.error.CopyFrom(v1.Error(code="directory-missing", message="no '/gone'", remedy="make the directory"))
+        return v1.ModelList(models=[good, bad])
+
+    def ready(self):
+        """As the test set it."""
+        return self.is_ready
+
+    def healthy(self):
+        """As the test set it."""
+        return self.is_healthy
+
+    async def jobs(self, *, model, state, before, limit):
+        """Newest first."""
+        await trio.lowlevel.checkpoint()
+        found = [
+            job
+            for number, job in sorted(self._jobs.items(), reverse=True)
+            if (model is None or job.model == model)
+            and (state is None or job.state == state)
+            and (before is None or number < before)
+        ]
+        answer = v1.JobList(next_before=found[limit - 1].id if len(found) > limit else 0)
+        for job in found[:limit]:
+            answer.jobs.add().CopyFrom(job)
+            del answer.jobs[-1].history[:]
+        return answer
+
+    async def job(self, job_id, /):
+        """One job with its history."""
+        await trio.lowlevel.checkpoint()
+        if job_id not in self._jobs:
+            raise ConfigError("job-unknown", f"there is no job {job_id}")
+        return self._jobs[job_id]
+
+    async def submit(self, request, /):
+        """A queued job; some models' names stand for faults."""
+        if request.model == "broken":
+            raise RuntimeError("a bug")
+        if request.model == "full":
+            raise EnvironmentFault("disk-full", "no space left on '/models'", retryable=True)
+        if request.model != "ranker":
+            raise DropError("request-model-unknown", f"no model {request.model!r}")
+        job = v1.Job(id=len(self._jobs) + 1, model=request.model, source=request.source, origin="api", attempts=1)
+        job.created_at.FromSeconds(1_700_000_100)
+        if request.HasField("version"):
+            job.version = request.version
+        self._jobs[job.id] = job
+        await self.move(job.id, "queued")
+        return job
+
+    async def move(self, job_id, state, reason=""):
+        """Put a job in a state; everyone who listens is told."""
+        job = self._jobs[job_id]
+        job.state, job.reason = state, reason
+        seq = len(self._moves) + 1
+        move = job.history.add(seq=seq, state=state, reason=reason)
+        move.at.FromSeconds(1_700_000_100 + seq)
+        event = v1.Event(seq=seq)
+        event.job.CopyFrom(job)
+        del event.job.history[:]
+        self._moves.append(event)
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def cancel(self, job_id, /):
+        """Cancel an open job."""
+        job = await self.job(job_id)
+        if job.state not in CANCELLABLE:
+            raise ConfigError("job-not-cancellable", f"job {job_id} is {job.state}")
+        await self.move(job_id, "cancelled", "asked for")
+        return job
+
+    async def retry(self, job_id, /):
+        """Queue an ended job again."""
+        job = await self.job(job_id)
+        if job.state not in {"failed", "cancelled"}:
+            raise ConfigError("job-not-retryable", f"job {job_id} is {job.state}")
+        job.attempts += 1
+        await self.move(job_id, "queued")
+        return job
+
+    @asynccontextmanager
+    async def events(self, after, /):
+        """Replay, then live."""
+        self.subscribers += 1
+        try:
+            async with aclosing(self._follow(len(self._moves) if after is None else after)) as moves:
+                yield moves
+        finally:
+            self.subscribers -= 1
+
+    async def _follow(self, after) -> AsyncIterator[v1.Event]:
+        while True:
+            while after < len(self._moves):
+                after += 1
+                yield self._moves[after - 1]
+            async with self._moved:
+                if after >= len(self._moves):
+                    await self._moved.wait()
+
+
+class ServerThread:
+    """The real server over a FakeBackend in a thread, for callers that are not on trio."""
+
+    def __init__(self, path):
+        self.path = path
+        self.backend = None
+        self._started = threading.Event()
+        self._token = None
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._started.wait(30)
+        return self
+
+    def __exit__(self, *exc):
+        with suppress(trio.RunFinishedError):  # a test may have stopped it
+            self.stop()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def call(self, function, *arguments):
+        """Run an async function on the server's trio thread; its result."""
+        return trio.from_thread.run(function, *arguments, trio_token=self._token)
+
+    def stop(self):
+        """Let the daemon stop, without waiting for it."""
+        trio.from_thread.run_sync(self.backend.stopping.set, trio_token=self._token)
+
+    def _run(self):
+        trio.run(self._serve)
+
+    async def _serve(self):
+        from smdaemon.control.server import serve
+
+        self.backend = FakeBackend()
+        self._token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda **kw: serve(self.backend, unix_socket=self.path, **kw))
+            self._started.set()

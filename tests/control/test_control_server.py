@@ -1,0 +1,359 @@
+"""Every path of the control socket, asked over a real unix socket."""
+
+import json
+import socket
+import stat
+
+import pytest
+import trio
+import trio.testing
+from control_fakes import FakeBackend
+from control_http import UnixHttp, ask
+
+from smdaemon.cli.client import Client, RemoteError
+from smdaemon.control import events as control_events
+from smdaemon.control import server as control_server
+from smdaemon.control.app import MAX_BODY_BYTES, OPERATIONS
+from smdaemon.control.server import serve
+from smdaemon.errors import ConfigError
+from smdaemon.proto import v1
+
+PROTOBUF = {"Accept": "application/x-protobuf"}
+
+
+def submit(client, **request):
+    """A job of the model 'ranker'."""
+    return client.post("/v1/exports", {"model": "ranker", "source": "ckpt-41.npz", **request})
+
+
+def test_status_and_models(client):
+    """Status and models answer as JSON with the proto's names, whole numbers and RFC 3339 times."""
+    status = client.get("/v1/status")
+    assert status["phase"] == "running"
+    assert status["host_memory_bytes"] == 2**30
+    assert status["started_at"] == "2023-11-14T22:13:20Z"
+    assert "config_error" not in status
+    assert status["models"] == client.get("/v1/models")["models"]
+
+
+def test_submit_and_read_back(server, client):
+    """An export is accepted with 202 and the job's address; the address answers with the history."""
+    body = json.dumps({"model": "ranker", "source": "a.npz", "version": 41})
+    answer = ask(server.path, "POST", "/v1/exports", body, {"Content-Type": "application/json"})
+    assert answer.status == 202
+    assert answer.json["version"] == 41
+    job = client.get(answer.headers["Location"])
+    assert job["state"] == "queued"
+    assert [move["state"] for move in job["history"]] == ["queued"]
+
+
+def test_protobuf_both_ways(server):
+    """A client may send and receive protobuf's wire format."""
+    request = v1.ExportRequest(model="ranker", source="a", rename={"x": "y"})
+    headers = {**PROTOBUF, "Content-Type": "application/protobuf"}
+    answer = ask(server.path, "POST", "/v1/exports", request.SerializeToString(), headers)
+    assert answer.headers["Content-Type"].startswith("application/x-protobuf")
+    assert v1.Job.FromString(answer.content).source == "a"
+    assert v1.Status.FromString(ask(server.path, "GET", "/v1/status", headers=PROTOBUF).content).pid == 7
+
+
+def test_error_as_protobuf(server):
+    """Errors too come in the format that was asked for."""
+    answer = ask(server.path, "GET", "/v1/jobs/9", headers=PROTOBUF)
+    assert answer.status == 404
+    assert v1.Error.FromString(answer.content).code == "job-unknown"
+
+
+def test_jobs_filter_and_page(server, client):
+    """Jobs come newest first, filtered, in pages that next_before links."""
+    for _ in range(5):
+        submit(client)
+    server.call(server.backend.move, 2, "failed")
+    page = client.get("/v1/jobs", limit=2)
+    assert [job["id"] for job in page["jobs"]] == [5, 4]
+    assert [job["id"] for job in client.get("/v1/jobs", before=page["next_before"], limit=5)["jobs"]] == [3, 2, 1]
+    assert [job["id"] for job in client.get("/v1/jobs", state="failed", model="ranker")["jobs"]] == [2]
+    assert client.get("/v1/jobs", model="nobody") == {"jobs": [], "next_before": 0}
+
+
+def test_cancel_and_retry(client):
+    """A job is cancelled and retried; what its state forbids is a conflict."""
+    submit(client)
+    assert client.post("/v1/jobs/1/cancel")["state"] == "cancelled"
+    assert client.post("/v1/jobs/1/retry")["attempts"] == 2
+    with pytest.raises(RemoteError) as caught:
+        client.post("/v1/jobs/1/retry")
+    assert caught.value.code == "job-not-retryable"
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        (("GET", "/v1/jobs/7", None), (404, "job-unknown")),
+        (("GET", "/v1/jobs/abc", None), (404, "job-unknown")),
+        (("GET", "/v1/jobs/99999999999999999999", None), (404, "job-unknown")),
+        (("POST", "/v1/jobs/7/cancel", None), (404, "job-unknown")),
+        (("GET", "/v1/nothing", None), (404, "usage")),
+        (("GET", "/v1/status/", None), (404, "usage")),
+        (("DELETE", "/v1/jobs/7", None), (405, "usage")),
+        (("GET", "/v1/jobs?limit=0", None), (400, "usage")),
+        (("GET", "/v1/jobs?limit=1001", None), (400, "usage")),
+        (("GET", "/v1/jobs?limit=1&limit=2", None), (400, "usage")),
+        (("GET", "/v1/jobs?modle=x", None), (400, "usage")),
+        (("GET", "/v1/events?after=-1", None), (400, "usage")),
+        (("POST", "/v1/exports", ""), (400, "request-invalid")),
+        (("POST", "/v1/exports", "{"), (400, "request-invalid")),
+        (("POST", "/v1/exports", '{"sourc": "x"}'), (400, "request-invalid")),
+        (("POST", "/v1/exports", '{"model": "nobody"}'), (400, "request-model-unknown")),
+        (("POST", "/v1/exports", '{"model": "full"}'), (503, "disk-full")),
+    ],
+)
+def test_errors(server, asked, answered):
+    """Each error is a v1.Error with its stable code, a remedy, and the status that fits."""
+    answer = ask(server.path, *asked)
+    assert (answer.status, answer.json["code"]) == answered
+    assert answer.json["remedy"]
+    assert answer.json["retryable"] is (answered[1] == "disk-full")
+
+
+def test_bug_is_logged_and_hidden(server, caplog):
+    """A bug answers 500 without details, leaves a traceback in the log, and the server goes on."""
+    answer = ask(server.path, "POST", "/v1/exports", '{"model": "broken"}')
+    assert answer.status == 500
+    assert answer.json["code"] == "internal"
+    assert "a bug" not in answer.content.decode()
+    assert ask(server.path, "GET", "/healthz").status == 200
+    assert "RuntimeError: a bug" in caplog.text
+
+
+def test_unknown_media_type(server):
+    """A body of another media type is refused with 415."""
+    answer = ask(server.path, "POST", "/v1/exports", "<x/>", {"Content-Type": "application/xml"})
+    assert (answer.status, answer.json["code"]) == (415, "request-invalid")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_oversized_body(server, chunked):
+    """A body beyond the limit is refused, announced or not, and the server goes on."""
+    body = b" " * (MAX_BODY_BYTES + 1)
+    answer = ask(server.path, "POST", "/v1/exports", iter([body]) if chunked else body)
+    assert (answer.status, answer.json["code"]) == (413, "request-invalid")
+    assert ask(server.path, "GET", "/healthz").status == 200
+
+
+def test_announced_oversized_body(server):
+    """A client that asks before it sends learns at once that its body is too large."""
+    answer = ask(server.path, "POST", "/v1/exports", None, {"Expect": "100-continue", "Content-Length": str(2**40)})
+    assert answer.status == 413
+
+
+def test_body_at_the_limit(server):
+    """A body of exactly the limit is read."""
+    body = b'{"model": "ranker", "source": "a"}'
+    assert ask(server.path, "POST", "/v1/exports", body.ljust(MAX_BODY_BYTES)).status == 202
+
+
+def test_connection_is_kept(server):
+    """One connection serves many requests."""
+    connection = UnixHttp(server.path)
+    for _ in range(3):
+        connection.request("GET", "/v1/status")
+        assert connection.getresponse().read().startswith(b'{"version"')
+    connection.close()
+
+
+@pytest.mark.parametrize(("path", "attribute"), [("/healthz", "is_healthy"), ("/readyz", "is_ready")])
+def test_probes(server, path, attribute):
+    """A probe answers 200 while all is well and 503 otherwise."""
+    assert ask(server.path, "GET", path).status == 200
+    setattr(server.backend, attribute, False)
+    assert ask(server.path, "GET", path).status == 503
+
+
+def test_metrics(server):
+    """Prometheus gets the text format by default and OpenMetrics when it asks for it."""
+    server.backend.metrics.observe_export("ranker", 0.2, 1000)
+    answer = ask(server.path, "GET", "/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    assert 'smdaemon_exported_bytes_total{model="ranker"} 1000.0' in answer.content.decode()
+    answer = ask(server.path, "GET", "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert answer.content.endswith(b"# EOF\n")
+
+
+def test_openapi_names_every_path(server):
+    """The description holds every operation, and every schema that it refers to."""
+    document = ask(server.path, "GET", "/v1/openapi.json").json
+    assert {(path, method) for path, entry in document["paths"].items() for method in entry} == {
+        (operation.path, operation.method.lower()) for operation in OPERATIONS
+    }
+    schemas = document["components"]["schemas"]
+    text = json.dumps(document)
+    assert {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]} <= schemas.keys()
+    assert schemas["Job"]["properties"]["history"]["items"] == {"$ref": "#/components/schemas/Transition"}
+    assert schemas["ExportRequest"]["properties"]["rename"]["additionalProperties"] == {"type": "string"}
+
+
+def test_root_lists_every_path(server):
+    """GET / is a page of text that names every path."""
+    text = ask(server.path, "GET", "/").content.decode()
+    assert all(operation.path in text for operation in OPERATIONS)
+
+
+def test_events_live_and_resumed(server, client):
+    """Events come as they happen; ?after= gives those that were missed, in order, none twice."""
+    submit(client)
+    stream = client.events(after=0)
+    first = next(stream)
+    assert (first.seq, first.data["job"]["state"]) == (1, "queued")
+    server.call(server.backend.move, 1, "writing")
+    assert next(stream).data["job"]["state"] == "writing"
+    stream.close()
+    server.call(server.backend.move, 1, "published")
+    resumed = client.events(after=1)
+    assert [next(resumed).seq, next(resumed).seq] == [2, 3]
+    resumed.close()
+
+
+def test_last_event_id_wins(server, client):
+    """Last-Event-ID, which a browser sends when it reconnects, overrides the ?after= of the address."""
+    for _ in range(3):
+        submit(client)
+    connection = UnixHttp(server.path)
+    connection.request("GET", "/v1/events?after=0", headers={"Last-Event-ID": "2"})
+    response = connection.getresponse()
+    assert response.headers["Content-Type"].startswith("text/event-stream")
+    lines = [response.readline() for _ in range(4)]
+    assert lines[2] == b"id: 3\n"
+    assert lines[3] == b"event: job\n"
+    response.close()
+    connection.close()
+
+
+def test_events_end_when_stopping(server, client):
+    """Event streams end when the daemon stops, so that they do not hold it up."""
+    stream = client.events(after=0)
+    submit(client)
+    assert next(stream).seq == 1
+    server.stop()
+    assert list(stream) == []
+
+
+async def test_subscriber_leaves(tmp_path):
+    """A client that goes away ends its subscription."""
+    backend = FakeBackend()
+    path = tmp_path / "s"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda **kw: serve(backend, unix_socket=path, **kw))
+        stream = await trio.open_unix_socket(path)
+        await stream.send_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while b"retry" not in received:
+            received += await stream.receive_some()
+        assert backend.subscribers == 1
+        await stream.aclose()
+        with trio.fail_after(10):
+            while backend.subscribers:
+                await trio.lowlevel.checkpoint()
+        backend.stopping.set()
+
+
+async def test_keep_alive(tmp_path, monkeypatch):
+    """A silent event stream carries comments, so that nobody takes it for dead."""
+    monkeypatch.setattr(control_events, "KEEP_ALIVE_SECONDS", 0)
+    backend = FakeBackend()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
+        async with await trio.open_unix_socket(tmp_path / "s") as stream:
+            await stream.send_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b""
+            with trio.fail_after(10):
+                while b": keep-alive\n\n" not in received:
+                    received += await stream.receive_some()
+        backend.stopping.set()
+
+
+async def test_stop_despite_a_client_that_does_not_read(tmp_path, monkeypatch):
+    """A client that asked for events and never reads them cannot hold up the daemon's end."""
+    monkeypatch.setattr(control_server, "GRACE_SECONDS", 0.05)
+    backend = FakeBackend()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
+            stream = await trio.open_unix_socket(tmp_path / "s")
+            await stream.send_all(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: x\r\n\r\n")
+            await backend.submit(v1.ExportRequest(model="ranker", source="x" * 100_000))
+            for _ in range(50):
+                await backend.move(1, "writing")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            backend.stopping.set()
+    await stream.aclose()
+
+
+async def test_cancelled_server_leaves_nothing(tmp_path):
+    """Cancelling the server, as a crash elsewhere does, closes its connections and removes its socket."""
+    backend = FakeBackend()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
+            stream = await trio.open_unix_socket(tmp_path / "s")
+            await stream.send_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            await stream.receive_some()
+            nursery.cancel_scope.cancel()
+        while await stream.receive_some():
+            pass
+    await stream.aclose()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_tcp_and_unix_together(tmp_path):
+    """The daemon listens on its unix socket with the wanted mode and on loopback TCP; the addresses are reported."""
+    backend = FakeBackend()
+    path = tmp_path / "run" / "s"
+    async with trio.open_nursery() as nursery:
+        addresses = await nursery.start(
+            lambda **kw: serve(backend, unix_socket=path, mode=0o600, tcp="127.0.0.1:0", **kw)
+        )
+        assert addresses[1] == str(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        status = await trio.to_thread.run_sync(Client(addresses[0]).get, "/v1/status")
+        assert status["pid"] == 7
+        backend.stopping.set()
+    assert not path.exists()
+
+
+async def test_inherited_socket():
+    """A listening socket of the service manager is served as it is."""
+    backend = FakeBackend()
+    inherited = socket.create_server(("127.0.0.1", 0))
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(lambda **kw: serve(backend, unix_socket=None, sockets=[inherited], **kw))
+        assert (await trio.to_thread.run_sync(Client(address).get, "/v1/models"))["models"]
+        backend.stopping.set()
+
+
+async def test_foreign_pages_are_refused():
+    """A web page cannot reach the daemon through the browser of somebody on the same machine."""
+    backend = FakeBackend()
+
+    async def status_for(port, extra):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            await stream.send_all(b"POST /v1/jobs/1/cancel HTTP/1.1\r\nConnection: close\r\n" + extra + b"\r\n")
+            return int((await stream.receive_some()).split()[1])
+
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(lambda **kw: serve(backend, unix_socket=None, tcp="127.0.0.1:0", **kw))
+        port = int(address.rpartition(":")[2])
+        assert await status_for(port, b"Host: localhost\r\n") == 404
+        assert await status_for(port, b"Host: localhost\r\nOrigin: http://evil.example\r\n") == 403
+        assert await status_for(port, b"Host: localhost\r\nSec-Fetch-Site: cross-site\r\n") == 403
+        assert await status_for(port, b"Host: rebound.example\r\n") == 403
+        backend.stopping.set()
+
+
+async def test_refused_address_starts_nothing():
+    """A TCP address that other machines reach is refused before anything listens."""
+    with pytest.RaisesGroup(pytest.RaisesExc(ConfigError, check=lambda error: error.code == "config-invalid")):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda **kw: serve(FakeBackend(), unix_socket=None, tcp="0.0.0.0:0", **kw))
