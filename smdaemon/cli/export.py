@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from smdaemon.errors import ConfigError
-from smdaemon.export.pipeline import Report, Silent, export
+from smdaemon.export.pipeline import Report, Silent
+from smdaemon.export.pipeline import export as export_source
 from smdaemon.export.plan import ExportPlan
 from smdaemon.publish.local import publish
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import rich.progress
 
 
-def export_command(
+def export(
     source: Path,
     export_dir: Path,
     *,
@@ -91,7 +92,7 @@ def export_command(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         draft = Path(scratch, "draft")
         with _progress(shown=not quiet and sys.stderr.isatty()) as report:
-            exported = export(plan, draft, report)
+            exported = export_source(plan, draft, report)
         if not publish(draft, target):
             raise ConfigError("export-dir-exists", f"{str(export_dir)!r} exists already")
     seconds = time.perf_counter() - began

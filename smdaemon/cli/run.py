@@ -1,0 +1,37 @@
+"""`smdaemon run`: the daemon in the foreground."""
+
+from pathlib import Path
+
+import trio
+
+from smdaemon import log
+from smdaemon.config import load_config
+from smdaemon.daemon.daemon import Daemon
+from smdaemon.errors import SmdaemonError
+
+
+def run(*, config: Path = Path("/etc/smdaemon/config.toml")) -> None:
+    """Watch directories and publish what drops there, until SIGTERM.
+
+    SIGTERM and SIGINT drain: running exports may finish until the deadline, the rest goes on at the next start. A second
+    signal does not wait. SIGHUP reads the configuration again.
+
+    Parameters
+    ----------
+    config
+        The configuration file.
+    """
+    settings = load_config(config)
+    log.configure(settings.daemon.log_level, settings.daemon.log_format)
+    try:
+        trio.run(Daemon(config, settings).run)
+    except BaseExceptionGroup as group:
+        foreseen, others = group.split(SmdaemonError)
+        if foreseen is None or others is not None:
+            raise
+        raise _first(foreseen) from group
+
+
+def _first(group: BaseExceptionGroup[SmdaemonError]) -> SmdaemonError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

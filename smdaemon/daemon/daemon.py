@@ -1,0 +1,183 @@
+"""The daemon: every service in one nursery, from start over reloads to a drained stop.
+
+What is below starts first and stops last: state directory, journal, scheduler, control socket, watches. A signal to stop
+closes the intake, lets running exports finish until the deadline, and leaves the rest in the journal for the next start.
+"""
+
+import signal
+import time
+import uuid
+from pathlib import Path
+
+import msgspec
+import trio
+
+from smdaemon import log
+from smdaemon.config import Config, DaemonSettings, differences, load_config
+from smdaemon.control.server import serve
+from smdaemon.daemon.execution import Execution
+from smdaemon.daemon.intake import Intake
+from smdaemon.daemon.locks import state_directory
+from smdaemon.daemon.results import ResultWriter
+from smdaemon.daemon.view import Condition, View
+from smdaemon.daemon.watches import Watches
+from smdaemon.errors import ConfigError, EnvironmentFault
+from smdaemon.export.budget import ByteBudget
+from smdaemon.jobs.ledger import open_ledger
+from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
+from smdaemon.publish.local import LocalStore
+
+_log = log.get_logger(__name__)
+# Settings of [daemon] that only a restart can change: what they name is open.
+_FIXED = ("state_dir", "control_socket", "control_mode", "control_listen")
+
+
+class Daemon:
+    """One daemon on one configuration file."""
+
+    def __init__(self, config_file: Path, config: Config) -> None:
+        now = time.time()
+        self._file = config_file
+        self._condition = Condition(config, str(config_file), "starting", now, now)
+        self._stop = trio.Event()
+        self._stop_now = trio.Event()
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._condition.config
+
+    def stop(self) -> None:
+        """Begin to drain; called once more, stop without waiting for running exports."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._stop.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until SIGTERM, SIGINT or `stop`, then drain. Started with the addresses of the control socket.
+
+        Raises ConfigError or EnvironmentFault (in a group, as nurseries do) where the daemon cannot start.
+        """
+        settings = self.config.daemon
+        with state_directory(Path(settings.state_dir)) as state:
+            async with open_ledger(state / "journal.sqlite") as ledger, trio.open_nursery() as nursery:
+                owner = _owner_of(state)
+                self._sweep(owner)
+                self._budget = ByteBudget(settings.host_memory_bytes)
+                execution = Execution(ledger, lambda: self.config, self._budget, owner=owner)
+                self._scheduler = Scheduler(ledger, execution, workers=settings.workers, policy=self._policy)
+                intake = Intake(ledger, lambda: self.config)
+                self._watches = Watches(intake, nursery)
+                view = View(
+                    condition=self._condition,
+                    ledger=ledger,
+                    scheduler=self._scheduler,
+                    intake=intake,
+                    watches=self._watches,
+                    budget=self._budget,
+                )
+                results = ResultWriter(ledger)
+                served = trio.Event()
+                addresses = await nursery.start(self._serve, view, served)
+                await nursery.start(self._obey_signals)
+                nursery.start_soon(results.run)
+                await self._scheduler.recover()
+                nursery.start_soon(self._scheduler.run)
+                await self._watches.apply(self.config.model)
+                self._condition.phase = "running"
+                _log.info("running", control=addresses, models=[model.name for model in self.config.model])
+                task_status.started(addresses)
+                await self._stop.wait()
+                await self._drain()
+                results.close()
+                await results.finished.wait()
+                view.stopping.set()
+                await served.wait()
+                nursery.cancel_scope.cancel()
+        _log.info("stopped")
+
+    async def reload(self) -> None:
+        """Read the configuration again and put it in force; where it has a mistake the old one stays."""
+        try:
+            new = await trio.to_thread.run_sync(load_config, self._file)
+        except ConfigError as error:
+            self._condition.config_error = error
+            _log.error("configuration refused", code=error.code, reason=error.message, remedy=error.remedy)
+            return
+        later = [key for key in _FIXED if getattr(new.daemon, key) != getattr(self.config.daemon, key)]
+        new = msgspec.structs.replace(new, daemon=_with_fixed(new.daemon, self.config.daemon))
+        changes = differences(self.config, new)
+        self._condition.config = new
+        self._condition.config_error = None
+        self._condition.config_loaded_at = time.time()
+        log.configure(new.daemon.log_level, new.daemon.log_format)
+        self._scheduler.workers = new.daemon.workers
+        self._budget.total = new.daemon.host_memory_bytes
+        await self._watches.apply(new.model)
+        self._watches.rescan()
+        self._scheduler.wake()
+        _log.info("configuration read", changes=changes, after_restart=later)
+
+    async def _drain(self) -> None:
+        self._condition.phase = "draining"
+        self._watches.stop()
+        seconds = self.config.daemon.drain_seconds
+        _log.info("draining", running=self._scheduler.busy, seconds=seconds)
+        async with trio.open_nursery() as nursery:
+
+            async def hurry() -> None:
+                await self._stop_now.wait()
+                await self._scheduler.drain(0)
+
+            nursery.start_soon(hurry)
+            await self._scheduler.drain(seconds)
+            nursery.cancel_scope.cancel()
+
+    async def _serve(self, view: View, served: trio.Event, *, task_status: trio.TaskStatus[list[str]]) -> None:
+        settings = self.config.daemon
+        try:
+            await serve(
+                view,
+                unix_socket=Path(settings.control_socket),
+                mode=int(settings.control_mode, 8),
+                tcp=settings.control_listen or None,
+                task_status=task_status,
+            )
+        finally:
+            served.set()
+
+    async def _obey_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    await self.reload()
+                else:
+                    self.stop()
+
+    def _policy(self, model: str) -> ModelPolicy:
+        settings = self.config.model_named(model)
+        return ModelPolicy() if settings is None else ModelPolicy(on_backlog=settings.on_backlog)
+
+    def _sweep(self, owner: str) -> None:
+        """Remove the drafts that an earlier run left in the publish directories."""
+        for model in self.config.model:
+            try:
+                left = LocalStore(Path(model.publish), owner).sweep()
+            except EnvironmentFault as error:
+                _log.warning("publish directory not swept", model=model.name, code=error.code, reason=error.message)
+            else:
+                if left:
+                    _log.info("removed unfinished drafts", model=model.name, drafts=left)
+
+
+def _with_fixed(new: DaemonSettings, old: DaemonSettings) -> DaemonSettings:
+    return msgspec.structs.replace(new, **{key: getattr(old, key) for key in _FIXED})
+
+
+def _owner_of(state: Path) -> str:
+    """The name that marks this state directory's drafts in publish directories; made once."""
+    path = state / "owner"
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex[:12])
+    return path.read_text()

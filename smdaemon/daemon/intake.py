@@ -1,0 +1,162 @@
+"""What appeared becomes a durable job: drops, request files, requests over the socket."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from smdaemon.config import Config, ModelSettings
+from smdaemon.errors import ConfigError, DropError, SmdaemonError, fault
+from smdaemon.jobs.job import Job, JobError, NewJob, Origin
+from smdaemon.jobs.ledger import Ledger
+from smdaemon.jobs.results import result_path
+from smdaemon.jobs.states import Event
+from smdaemon.proto.mapping import request_from_json, request_from_protobuf, request_from_toml
+from smdaemon.proto.v1 import ExportRequest
+from smdaemon.sources.base import Identity
+from smdaemon.sources.formats import open_source
+from smdaemon.sources.step import step_of
+from smdaemon.watch.watcher import Drop
+
+MAX_REQUEST_BYTES = 1 << 20
+
+
+class Intake:
+    """Accepts exports. Whatever is accepted is in the journal before the caller is told."""
+
+    def __init__(self, ledger: Ledger, config: Callable[[], Config]) -> None:
+        self._ledger = ledger
+        self._config = config
+
+    async def drop(self, model_name: str, drop: Drop) -> None:
+        """Take what the watch of a model found; a drop that was accepted before is passed over."""
+        model = self._config().model_named(model_name)
+        if model is None:
+            return  # a reload removed the model while its watch was reporting
+        if drop.kind == "request":
+            await self._request_file(model, drop)
+        elif model.on_drop == "export":
+            request = ExportRequest(format=drop.format)
+            await self._accept(model, request, drop.path, origin="drop", identity=str(drop.identity))
+
+    async def request(self, request: ExportRequest) -> Job:
+        """Take a request from the socket. Raises DropError or ConfigError where it cannot be accepted."""
+        model = self._model_of(request, None)
+        source = _beneath(Path(request.source), Path(model.watch))
+        identity = await trio.to_thread.run_sync(_look, source)
+        accepted = await self._accept(model, request, source, origin="api", identity=identity)
+        if accepted is None:
+            raise ConfigError("request-duplicate", f"{request.source!r} was asked for with these options before")
+        return accepted
+
+    async def _request_file(self, watching: ModelSettings, drop: Drop) -> None:
+        """Take a request file; one that cannot be understood becomes a failed job, with a result file that says why."""
+        model, request, source = watching, ExportRequest(), drop.path
+        problem: SmdaemonError | None = None
+        try:
+            request = await trio.to_thread.run_sync(read_request, drop.path)
+            model = self._model_of(request, watching)
+            source = _beneath(drop.path.parent / request.source, Path(model.watch))
+        except SmdaemonError as error:
+            problem = error
+        await self._accept(
+            model,
+            request,
+            source,
+            origin="request",
+            identity=str(drop.identity),
+            result=str(result_path(drop.path)),
+            problem=problem,
+        )
+
+    async def _accept(
+        self,
+        model: ModelSettings,
+        request: ExportRequest,
+        source: Path,
+        *,
+        origin: Origin,
+        identity: str,
+        result: str = "",
+        problem: SmdaemonError | None = None,
+    ) -> Job | None:
+        order, step = await trio.to_thread.run_sync(_order_of, model, request, source)
+        new = NewJob(
+            model=model.name,
+            origin=origin,
+            source=str(source),
+            identity=identity,
+            format=request.format or model.format,
+            request=request.SerializeToString(deterministic=True),
+            result_path=result,
+            order=order,
+            version=request.version if request.HasField("version") else step,
+        )
+        job = await self._ledger.accept(new)
+        if job is None or problem is None:
+            return job
+        return await self._ledger.move(job.id, Event.FAIL, reason=problem.message, error=JobError.of(problem))
+
+    def _model_of(self, request: ExportRequest, watching: ModelSettings | None) -> ModelSettings:
+        """The model that a request is for: the one it names, else the one whose directory it lies in."""
+        if not request.model and watching is not None:
+            return watching
+        model = self._config().model_named(request.model)
+        if model is None:
+            raise ConfigError("request-model-unknown", f"no model is called {request.model!r}")
+        return model
+
+
+def read_request(path: Path) -> ExportRequest:
+    """The request in a file NAME.export.json, .toml or .binpb; DropError `request-invalid` where it is not one."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_REQUEST_BYTES + 1)
+    except OSError as error:
+        raise fault(error, "reading the request") from error
+    if len(content) > MAX_REQUEST_BYTES:
+        raise DropError("request-invalid", f"{path.name!r} is longer than {MAX_REQUEST_BYTES} bytes")
+    parse = {".toml": request_from_toml, ".binpb": request_from_protobuf}.get(path.suffix, request_from_json)
+    request = parse(content)
+    if not request.source:
+        raise DropError("request-invalid", f"{path.name!r} names no source", remedy='add "source"')
+    return request
+
+
+def _beneath(source: Path, root: Path) -> Path:
+    """`source`, which must lie beneath `root` once every link is followed."""
+    if "\0" in str(source):
+        raise DropError("request-invalid", f"source {str(source)!r} holds NUL")
+    if not source.resolve().is_relative_to(root.resolve()):
+        raise DropError("request-source-outside", f"source {str(source)!r} lies outside {str(root)!r}")
+    return source
+
+
+def _look(source: Path) -> str:
+    """The identity of a source that no watcher looked at."""
+    try:
+        return str(Identity.of(source.stat()))
+    except OSError:
+        raise DropError("source-missing", f"{str(source)!r} does not exist") from None
+
+
+def _order_of(model: ModelSettings, request: ExportRequest, source: Path) -> tuple[float, int | None]:
+    """How new a source is among its model's, and its step where the model's versions are steps.
+
+    A source that cannot be opened is given its time; the export will say what is wrong with it.
+    """
+    step = None
+    if model.version == "step":
+        step = step_of(source, {})
+        if step is None:
+            try:
+                with open_source(source, request.format or model.format) as opened:
+                    step = step_of(source, opened.metadata)
+            except (SmdaemonError, OSError):
+                step = None
+    if step is not None:
+        return float(step), step
+    try:
+        return source.stat().st_mtime, None
+    except OSError:
+        return 0.0, None

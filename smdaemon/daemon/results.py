@@ -1,0 +1,57 @@
+"""Writes the result files of requests as their jobs end, and after a restart those that a crash kept from being written."""
+
+import math
+from pathlib import Path
+
+import trio
+
+from smdaemon.errors import fault
+from smdaemon.jobs.job import Job, Moved
+from smdaemon.jobs.ledger import Ledger
+from smdaemon.jobs.results import write_result
+from smdaemon.jobs.states import TERMINAL
+from smdaemon.log import get_logger
+
+_log = get_logger(__name__)
+_LOOK_BACK = 1000  # jobs; a crash leaves at most as many results unwritten as exports were running
+
+
+class ResultWriter:
+    """A service: `run` until `close`, then it ends once all is written."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._ended, self._to_write = trio.open_memory_channel[Job](math.inf)
+        self.finished = trio.Event()
+        ledger.observe(self._saw)
+
+    def close(self) -> None:
+        """Write what is still to be written, then end."""
+        self._ended.close()
+
+    async def run(self) -> None:
+        """Write result files until closed."""
+        for job in await self._ledger.page(limit=_LOOK_BACK):
+            if job.result_path and job.state in TERMINAL:
+                await trio.to_thread.run_sync(_write_if_missing, job)
+        async for job in self._to_write:
+            await trio.to_thread.run_sync(_write, job)
+        self.finished.set()
+
+    def _saw(self, move: Moved) -> None:
+        if move.job.result_path and move.job.state in TERMINAL:
+            self._ended.send_nowait(move.job)
+
+
+def _write_if_missing(job: Job) -> None:
+    result = Path(job.result_path)
+    if not result.exists() and result.parent.is_dir():
+        _write(job)
+
+
+def _write(job: Job) -> None:
+    try:
+        write_result(job)
+    except OSError as error:
+        refused = fault(error, "writing the result file")
+        _log.warning("result not written", job=job.id, path=job.result_path, code=refused.code, reason=str(refused))

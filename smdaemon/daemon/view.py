@@ -1,0 +1,203 @@
+"""What the control socket may see and ask of the daemon: an implementation of `control.backend.Backend`."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from smdaemon import __version__
+from smdaemon.config import Config, ModelSettings
+from smdaemon.control.metrics import Metrics
+from smdaemon.daemon.intake import Intake
+from smdaemon.errors import ConfigError, SmdaemonError
+from smdaemon.export.budget import ByteBudget
+from smdaemon.jobs.bus import Lagged
+from smdaemon.jobs.job import Job, JobError, Moved
+from smdaemon.jobs.ledger import Ledger
+from smdaemon.jobs.messages import error_message, event_message, set_time, to_message
+from smdaemon.jobs.scheduler import Scheduler
+from smdaemon.jobs.states import State
+from smdaemon.proto import v1
+from smdaemon.watch.watcher import WatchState
+
+_PAGE = 500
+
+
+@dataclass
+class Condition:
+    """The daemon's own condition, changed only by the daemon."""
+
+    config: Config
+    config_file: str
+    phase: str
+    started_at: float
+    config_loaded_at: float
+    config_error: SmdaemonError | None = None
+
+
+class Watches(Protocol):
+    """Who knows how each model's directory is watched."""
+
+    def state_of(self, model: str) -> WatchState | None:
+        """The state of that model's watch; None while it has none."""
+        ...
+
+
+class View:
+    """The daemon as the control socket sees it. Reading the status never touches the disk."""
+
+    def __init__(
+        self,
+        *,
+        condition: Condition,
+        ledger: Ledger,
+        scheduler: Scheduler,
+        intake: Intake,
+        watches: Watches,
+        budget: ByteBudget,
+    ) -> None:
+        self._condition = condition
+        self._ledger = ledger
+        self._scheduler = scheduler
+        self._intake = intake
+        self._watches = watches
+        self._budget = budget
+        self._stopping = trio.Event()
+        self._metrics = Metrics(self.status)
+        ledger.observe(self._observe)
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Where the metrics are collected."""
+        return self._metrics.registry
+
+    @property
+    def stopping(self) -> trio.Event:
+        """Set when the daemon drains."""
+        return self._stopping
+
+    def ready(self) -> bool:
+        """Whether requests are taken."""
+        return self._condition.phase == "running"
+
+    def healthy(self) -> bool:
+        """Whether the daemon is up; a broken service takes the whole daemon down, so answering is the proof."""
+        return True
+
+    def status(self) -> v1.Status:
+        """The daemon as a whole."""
+        condition = self._condition
+        status = v1.Status(
+            version=__version__,
+            pid=os.getpid(),
+            phase=condition.phase,
+            config_file=condition.config_file,
+            models=self.models().models,
+            jobs=_counted(self._ledger.counts()),
+            host_memory_bytes=self._budget.total,
+            host_memory_used_bytes=self._budget.used,
+            workers=condition.config.daemon.workers,
+            workers_busy=self._scheduler.busy,
+        )
+        set_time(status.started_at, condition.started_at)
+        set_time(status.config_loaded_at, condition.config_loaded_at)
+        if condition.config_error is not None:
+            status.config_error.CopyFrom(error_message(JobError.of(condition.config_error)))
+        return status
+
+    def models(self) -> v1.ModelList:
+        """The configured models."""
+        return v1.ModelList(models=[self._model(model) for model in self._condition.config.model])
+
+    def _model(self, settings: ModelSettings) -> v1.Model:
+        model = v1.Model(
+            name=settings.name,
+            watch=settings.watch,
+            publish=settings.publish,
+            health="degraded",
+            jobs=_counted(self._ledger.counts(settings.name)),
+        )
+        watch = self._watches.state_of(settings.name)
+        if watch is not None:
+            model.watch_method, model.health = watch.method, watch.health
+            if watch.error is not None:
+                model.error.CopyFrom(error_message(JobError.of(watch.error)))
+        newest = self._ledger.newest_published.get(settings.name)
+        if newest is not None and newest.version is not None:
+            model.newest_version = newest.version
+            set_time(model.newest_at, newest.updated_at)
+        return model
+
+    async def jobs(self, *, model: str | None, state: str | None, before: int | None, limit: int) -> v1.JobList:
+        """At most `limit` jobs with ids below `before`, newest first."""
+        try:
+            wanted = None if state is None else State(state)
+        except ValueError:
+            raise ConfigError("usage", f"{state!r} is not a state", remedy=f"states are {', '.join(State)}") from None
+        found = await self._ledger.page(model, wanted, before, limit)
+        more = found[-1].id if len(found) == limit else 0
+        return v1.JobList(jobs=[self._message(job) for job in found], next_before=more)
+
+    async def job(self, job_id: int, /) -> v1.Job:
+        """One job with its history."""
+        job = await self._ledger.get(job_id)
+        if job is None:
+            raise ConfigError("job-unknown", f"there is no job {job_id}")
+        message = self._message(job)
+        history = await self._ledger.history(job_id)
+        message.history.extend(to_message(job, history=history).history)
+        return message
+
+    async def submit(self, request: v1.ExportRequest, /) -> v1.Job:
+        """Accept an export."""
+        return self._message(await self._intake.request(request))
+
+    async def cancel(self, job_id: int, /) -> v1.Job:
+        """Cancel an open job."""
+        return self._message(await self._scheduler.cancel(job_id))
+
+    async def retry(self, job_id: int, /) -> v1.Job:
+        """Run a failed or cancelled job again."""
+        return self._message(await self._scheduler.retry(job_id))
+
+    @asynccontextmanager
+    async def events(self, after: int | None, /) -> AsyncIterator[AsyncIterator[v1.Event]]:
+        """The moves after `after`, from the journal and then live; a reader who falls behind is served from the journal."""
+        yield self._moves(self._ledger.bus.last_seq if after is None else after)
+
+    async def _moves(self, seen: int) -> AsyncIterator[v1.Event]:
+        while not self._stopping.is_set():
+            with self._ledger.bus.subscribe() as live:
+                while past := await self._ledger.moves_after(seen, _PAGE):
+                    for move in past:
+                        seen = move.seq
+                        yield event_message(move)
+                async for notice in live:
+                    if isinstance(notice, Lagged):
+                        break
+                    if notice.seq > seen:
+                        seen = notice.seq
+                        yield event_message(notice)
+                else:
+                    return  # the bus is closed: the daemon stops
+
+    def _message(self, job: Job) -> v1.Job:
+        attempt = self._scheduler.attempt(job.id)
+        if attempt is None:
+            done = job.bytes_total if job.state is State.PUBLISHED else 0
+            return to_message(job, bytes_done=done)
+        progress = attempt.progress
+        return to_message(job, bytes_done=progress.bytes_done, bytes_per_second=progress.rate)
+
+    def _observe(self, move: Moved) -> None:
+        job = move.job
+        if job.state is State.PUBLISHED:
+            self._metrics.observe_export(job.model, job.updated_at - job.created_at, job.bytes_total)
+
+
+def _counted(counts: dict[State, int]) -> dict[str, int]:
+    return {state.value: count for state, count in counts.items()}
