@@ -1,0 +1,61 @@
+"""The metrics that Prometheus scrapes."""
+
+from control_fakes import FakeBackend
+from prometheus_client import generate_latest
+
+from smdaemon.control.metrics import Metrics
+from smdaemon.proto import v1
+
+
+def samples(metrics):
+    """Every sample as {(name, labels): value}."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+    }
+
+
+def test_status_is_read_at_each_scrape():
+    """What the status says now is what is scraped now."""
+    status = v1.Status(version="9", workers=4)
+    metrics = Metrics(lambda: status)
+    assert samples(metrics)["smdaemon_workers", ()] == 4
+    status.workers = 5
+    status.models.add(name="m", health="ok", jobs={"queued": 2, "waiting": 1, "published": 7})
+    scraped = samples(metrics)
+    assert scraped["smdaemon_workers", ()] == 5
+    assert scraped["smdaemon_queue_depth", (("model", "m"),)] == 3
+    assert scraped["smdaemon_jobs", (("model", "m"), ("state", "published"))] == 7
+    assert ("smdaemon_newest_version", (("model", "m"),)) not in scraped
+
+
+def test_models():
+    """Each model tells its newest version, when it was published, and whether it is watched."""
+    scraped = samples(FakeBackend().metrics)
+    ranker = (("model", "ranker"),)
+    assert scraped["smdaemon_newest_version", ranker] == 41
+    assert scraped["smdaemon_newest_version_time_seconds", ranker] == 1_700_000_500
+    assert scraped["smdaemon_watch_healthy", ranker] == 1
+    assert scraped["smdaemon_watch_info", (("method", "inotify"), *ranker)] == 1
+    assert scraped["smdaemon_watch_healthy", (("model", "tower\x1b[31m"),)] == 0
+
+
+def test_observed_exports():
+    """Exports are counted in bytes and put in a histogram of seconds."""
+    metrics = Metrics(v1.Status)
+    metrics.observe_export("m", 0.2, 1000)
+    metrics.observe_export("m", 0.3, 500)
+    scraped = samples(metrics)
+    assert scraped["smdaemon_exported_bytes_total", (("model", "m"),)] == 1500
+    assert scraped["smdaemon_export_seconds_bucket", (("le", "0.25"), ("model", "m"))] == 1
+    assert scraped["smdaemon_export_seconds_count", (("model", "m"),)] == 2
+
+
+def test_every_metric_is_documented():
+    """Each family has a help text that ends like a sentence, and a name of ours or of the process."""
+    metrics = FakeBackend().metrics
+    for family in metrics.registry.collect():
+        assert family.documentation.endswith(".")
+        assert family.name.startswith(("smdaemon_", "process_"))
+    assert b"# HELP smdaemon_workers_busy" in generate_latest(metrics.registry)
