@@ -1,6 +1,7 @@
 """The training outputs that are measured with: float32 tensors as safetensors, as npz, or as arrays in memory."""
 
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from math import prod
@@ -52,6 +53,23 @@ def write_npz(path: Path | str, tensors: int, nbytes: int) -> None:
         for name, array in generated(tensors, nbytes):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def warm_up(folder: str) -> None:
+    """Export one tiny tensor below `folder` and remove it, so that what is imported late is there: a daemon has it long since."""
+    import numpy as np
+
+    from smdaemon.savedmodel.weights import write_weights
+    from smdaemon.sources.formats import open_source
+    from smdaemon.tensorbundle.tensors import ArrayTensor
+
+    scratch = Path(folder, "warm")
+    scratch.mkdir()
+    write_safetensors(scratch / "tiny.safetensors", 1, 4096)
+    with open_source(scratch / "tiny.safetensors") as source:
+        write_weights(scratch / "file", source.tensors, sync=False)
+    write_weights(scratch / "array", {"w": ArrayTensor(np.zeros(4, np.float32))}, sync=False)
+    shutil.rmtree(scratch)
 
 
 def in_memory(tensors: int, nbytes: int) -> dict[str, "np.ndarray[Any, Any]"]:

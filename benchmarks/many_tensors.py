@@ -1,13 +1,14 @@
 """What a tensor costs that has hardly any bytes, and whether time grows in proportion to tensors and to bytes."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.child import fresh
 from benchmarks.harness import Benchmark, Findings, Row, Settings, alternate
-from benchmarks.inputs import in_memory, write_safetensors
+from benchmarks.inputs import in_memory, warm_up, write_safetensors
 from benchmarks.scratch import emptied
 
 FLOATS = 16
@@ -17,10 +18,11 @@ LINEAR = 1.25
 
 
 def saved_model(target: str, tensors: int, nbytes: int) -> float:
-    """The SavedModel library with arrays of this process; the proto messages are loaded within the time."""
+    """The SavedModel library with arrays of this process."""
     from smdaemon.savedmodel.weights import write_weights
     from smdaemon.tensorbundle.tensors import ArrayTensor
 
+    warm_up(target)
     wrapped = {name: ArrayTensor(array) for name, array in in_memory(tensors, nbytes).items()}
     began = time.perf_counter()
     write_weights(Path(target, "model"), wrapped, sync=False)
@@ -32,6 +34,7 @@ def exported(target: str, source: str, *, verify: bool) -> float:
     from smdaemon.export.pipeline import export
     from smdaemon.export.plan import ExportPlan
 
+    warm_up(target)
     began = time.perf_counter()
     export(ExportPlan(Path(source), shards=1, sync=False, verify=verify), Path(target, "model"))
     return time.perf_counter() - began
@@ -42,6 +45,7 @@ def bundle(target: str, tensors: int, nbytes: int) -> float:
     from smdaemon.tensorbundle.tensors import ArrayTensor
     from smdaemon.tensorbundle.writer import write_bundle
 
+    warm_up(target)
     wrapped = {name: ArrayTensor(array) for name, array in in_memory(tensors, nbytes).items()}
     began = time.perf_counter()
     write_bundle(Path(target, "variables"), wrapped, sync=False)
@@ -50,7 +54,7 @@ def bundle(target: str, tensors: int, nbytes: int) -> float:
 
 def tensorflow_save(target: str, tensors: int, nbytes: int) -> float:
     """`tf.saved_model.save` of so many variables, which are made before."""
-    import tensorflow as tf
+    import tensorflow as tf  # type: ignore[import-untyped] # it ships no types
 
     module = tf.Module()
     module.all = [tf.Variable(array) for array in in_memory(tensors, nbytes).values()]
@@ -64,9 +68,10 @@ def run(settings: Settings) -> Findings:
     findings = Findings()
     folder = settings.memory / "out"
 
-    def measured(function: Any, **arguments: Any) -> float:
+    def measured(function: Callable[..., float], **arguments: Any) -> float:
         emptied(folder)
-        return fresh(function, target=folder, **arguments)
+        seconds: float = fresh(function, target=folder, **arguments)
+        return seconds
 
     variables = settings.size(20_000, 500)
     source = settings.memory / "source.safetensors"
@@ -95,6 +100,7 @@ def run(settings: Settings) -> Findings:
     findings.at_most("time a tensor, 8x the tensors against 1x", growth, LINEAR, "x")
     growth = rows[_bytes(by_bytes[8])].median / rows[_bytes(by_bytes[1])].median / STEPS[-1]
     findings.at_most("time a byte, 8x the bytes against 1x", growth, LINEAR, "x")
+    findings.notes.append("every sample is of a fresh process that made one tiny export before")
     findings.notes.append(
         f"tensors have {FLOATS} float32; everything lies on a tmpfs; bytes are spread over 64 tensors"
     )
