@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 
 from smdaemon.errors import DropError
-from smdaemon.tensorbundle.checksum import crc32c, mask
+from smdaemon.tensorbundle.checksum import mask
 from smdaemon.tensorbundle.dtypes import STRING, DType
 from smdaemon.tensorbundle.entries import RANK_LIMIT, encode_header, encode_kind, encode_place, encode_slices
 from smdaemon.tensorbundle.files import OutputFile, Progress, data_path, index_path
@@ -169,8 +169,7 @@ def _write_shard(file: OutputFile, shard: int, pieces: Iterable[Piece]) -> list[
                 size += len(buffer)
                 if size > promised:
                     break
-                crc = crc32c(buffer, crc)
-                append(buffer)
+                crc = append(buffer, crc)
             if size != promised:
                 more = "at least " if size > promised else ""
                 raise DropError("source-changed", f"tensor {name!r} promises {promised} bytes and gives {more}{size}")
@@ -190,8 +189,7 @@ def _append_strings(file: OutputFile, name: str, tensor: Tensor, elements: int) 
     for element in tensor.buffers():
         if given == elements or len(element) != lengths[given]:
             raise DropError("source-changed", f"string {given} of tensor {name!r} changed while it was written")
-        crc = crc32c(element, crc)
-        file.append(element)
+        crc = file.append(element, crc)
         given += 1
     if given != elements:
         raise DropError("source-changed", f"tensor {name!r} promises {elements} strings and gives {given}")
