@@ -16,6 +16,10 @@ in decimal as TensorFlow does: the same tensors give the same file.
 import struct
 from collections.abc import Mapping
 
+from farmhash import fingerprint64, fingerprint128
+from google.protobuf.message import Message
+
+from smdaemon.proto.pool import deterministic
 from smdaemon.proto.tensorflow import FingerprintDef, GraphDef, SavedConcreteFunction, SavedModel, SignatureDef
 from smdaemon.savedmodel.canonical import canonical
 from smdaemon.tensorbundle.dtypes import STRING
@@ -43,9 +47,28 @@ def fingerprint_of_weights(model: bytes, program: bytes, index: bytes) -> Finger
     return _fingerprint(model, program, 0, 0, index)
 
 
-def _fingerprint(model: bytes, program: bytes, signatures: int, functions: int, index: bytes | None) -> FingerprintDef:
-    from farmhash import fingerprint64
+def differences(stored: FingerprintDef, content: bytes, model: SavedModel, index: bytes | None) -> list[str]:
+    """The names of the hashes in `stored` that are not those of `model`, which was read from `content`."""
+    meta_graph = model.meta_graphs[0]
+    found = {
+        "saved_model_checksum": _is_hash_of(stored.saved_model_checksum, content, model),
+        "graph_def_program_hash": _is_hash_of(stored.graph_def_program_hash, None, _regular(meta_graph.graph_def)),
+        "signature_def_hash": stored.signature_def_hash == _signature_hash(meta_graph.signature_def),
+        "saved_object_graph_hash": stored.saved_object_graph_hash
+        == _functions_hash(meta_graph.object_graph_def.concrete_functions),
+        "checkpoint_hash": stored.checkpoint_hash == (0 if index is None else fingerprint64(index)),
+    }
+    return [name for name, is_equal in found.items() if not is_equal]
 
+
+def _is_hash_of(expected: int, content: bytes | None, message: Message) -> bool:
+    """Whether `expected` is the hash of the message, by the cheap serialisations first: they mostly are the canonical one."""
+    if content is not None and fingerprint64(content) == expected:
+        return True
+    return expected in (fingerprint64(made(message)) for made in (deterministic, canonical))
+
+
+def _fingerprint(model: bytes, program: bytes, signatures: int, functions: int, index: bytes | None) -> FingerprintDef:
     made = FingerprintDef(
         saved_model_checksum=fingerprint64(model),
         graph_def_program_hash=fingerprint64(program),
@@ -81,8 +104,6 @@ _CALLS = frozenset(["PartitionedCall", "StatefulPartitionedCall"])
 
 
 def _signature_hash(signatures: Mapping[str, SignatureDef]) -> int:
-    from farmhash import fingerprint64
-
     result = 0
     for key in sorted(signatures):
         result = _joined(result, fingerprint64(key.encode()))
@@ -92,8 +113,6 @@ def _signature_hash(signatures: Mapping[str, SignatureDef]) -> int:
 
 def _functions_hash(functions: Mapping[str, SavedConcreteFunction]) -> int:
     """0 where a name does not end in a number: TensorFlow itself fails there."""
-    from farmhash import fingerprint64
-
     numbered: dict[int, str] = {}
     for name in functions:
         end = _number_at_end(name)
@@ -127,8 +146,6 @@ def _mixed(value: int) -> int:
 
 
 def _uuid(fingerprint: FingerprintDef) -> str:
-    from farmhash import fingerprint128
-
     hashes = struct.pack(
         "<5Q",
         fingerprint.saved_model_checksum,

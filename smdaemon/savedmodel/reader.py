@@ -1,0 +1,116 @@
+"""Reads the files of a SavedModel into messages; what they say of each other is checked elsewhere (see verify.py)."""
+
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smdaemon.errors import DropError
+from smdaemon.savedmodel.constants import (
+    FINGERPRINT_FILENAME,
+    OBJECT_GRAPH_KEY,
+    SAVED_MODEL_FILENAME_CPB,
+    SAVED_MODEL_FILENAME_PB,
+    SAVED_MODEL_FILENAME_PBTXT,
+    VARIABLES_DIRECTORY,
+    VARIABLES_FILENAME,
+)
+from smdaemon.tensorbundle.entries import BundleEntry
+from smdaemon.tensorbundle.reader import BundleReader
+
+if TYPE_CHECKING:
+    from smdaemon.proto.tensorflow import FingerprintDef, SavedModel, TrackableObjectGraph
+
+
+def read_saved_model(export_dir: Path) -> "tuple[bytes, SavedModel]":
+    """The content of `saved_model.pb`, or of `saved_model.pbtxt` without one, and the message in it.
+
+    Raises DropError: `savedmodel-missing` without either, `savedmodel-corrupt` where it holds no meta graph.
+    """
+    from google.protobuf.message import DecodeError
+
+    from smdaemon.proto.tensorflow import SavedModel
+
+    path = _model_file(export_dir)
+    content = path.read_bytes()
+    try:
+        model = SavedModel.FromString(content) if path.suffix == ".pb" else _parsed_text(content)
+    except (DecodeError, ValueError) as error:
+        raise DropError("savedmodel-corrupt", f"{str(path)!r} is no SavedModel: {error}") from error
+    if not model.meta_graphs:
+        raise DropError("savedmodel-corrupt", f"{str(path)!r} holds no meta graph")
+    return content, model
+
+
+def _model_file(export_dir: Path) -> Path:
+    """The file that TensorFlow's loaders would take."""
+    for name in (SAVED_MODEL_FILENAME_PB, SAVED_MODEL_FILENAME_PBTXT):
+        if (export_dir / name).is_file():
+            return export_dir / name
+    if (export_dir / SAVED_MODEL_FILENAME_CPB).is_file():
+        raise DropError(
+            "savedmodel-missing",
+            f"{str(export_dir)!r} holds a model split into chunks ({SAVED_MODEL_FILENAME_CPB}), which smdaemon cannot read",
+            remedy="save the model again without experimental_image_format",
+        )
+    raise DropError("savedmodel-missing", f"{str(export_dir)!r} holds no {SAVED_MODEL_FILENAME_PB}")
+
+
+def _parsed_text(content: bytes) -> "SavedModel":
+    from google.protobuf import text_format
+
+    from smdaemon.proto.pool import pool
+    from smdaemon.proto.tensorflow import SavedModel
+
+    try:
+        return text_format.Parse(content.decode(), SavedModel(), descriptor_pool=pool())
+    except text_format.ParseError as error:
+        raise ValueError(str(error)) from error
+
+
+def read_fingerprint(export_dir: Path) -> "FingerprintDef | None":
+    """The content of `fingerprint.pb`, None without one; DropError `savedmodel-corrupt` where it is something else."""
+    from google.protobuf.message import DecodeError
+
+    from smdaemon.proto.tensorflow import FingerprintDef
+
+    path = export_dir / FINGERPRINT_FILENAME
+    try:
+        return FingerprintDef.FromString(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except DecodeError as error:
+        raise DropError("savedmodel-corrupt", f"{str(path)!r} is no fingerprint: {error}") from error
+
+
+def variables_prefix(export_dir: Path) -> Path:
+    """The prefix of the bundle's files."""
+    return export_dir / VARIABLES_DIRECTORY / VARIABLES_FILENAME
+
+
+def read_index(export_dir: Path) -> bytes | None:
+    """The content of the bundle's index; None for a model without variables."""
+    try:
+        return variables_prefix(export_dir).with_suffix(".index").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_trackable_graph(bundle: BundleReader) -> "TrackableObjectGraph | None":
+    """The object graph that lies in the bundle itself; None in TensorFlow 1's bundles."""
+    from google.protobuf.message import DecodeError
+
+    from smdaemon.proto.tensorflow import TrackableObjectGraph
+
+    if OBJECT_GRAPH_KEY not in bundle:
+        return None
+    elements = bundle.string_elements(OBJECT_GRAPH_KEY)
+    try:
+        (content,) = elements
+        return TrackableObjectGraph.FromString(content)
+    except (DecodeError, ValueError) as error:
+        raise DropError("savedmodel-corrupt", f"{OBJECT_GRAPH_KEY} holds no object graph: {error}") from error
+
+
+def stored_bytes(entry: BundleEntry) -> int:
+    """The bytes that a tensor takes in the data files, over all its slices."""
+    return prod(entry.shape) * entry.dtype.itemsize if entry.slices else entry.size

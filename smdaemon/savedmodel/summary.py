@@ -1,0 +1,220 @@
+"""What is in a SavedModel, as plain values: for people, and as JSON by `dataclasses.asdict`."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smdaemon.errors import DropError
+from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY, VARIABLE_VALUE
+from smdaemon.savedmodel.reader import (
+    read_fingerprint,
+    read_index,
+    read_saved_model,
+    read_trackable_graph,
+    stored_bytes,
+    variables_prefix,
+)
+from smdaemon.tensorbundle.dtypes import dtype_numbered
+from smdaemon.tensorbundle.reader import BundleReader
+
+if TYPE_CHECKING:
+    from smdaemon.proto.tensorflow import MetaGraphDef, NodeDef, SavedVariable, TensorInfo
+
+
+@dataclass(frozen=True)
+class TensorSummary:
+    """An input or output of a signature: the graph's tensor, its dtype, its shape (None: any rank; a dim of None: any size)."""
+
+    tensor: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class SignatureSummary:
+    """What a signature takes and gives, by name."""
+
+    method: str
+    inputs: dict[str, TensorSummary]
+    outputs: dict[str, TensorSummary]
+
+
+@dataclass(frozen=True)
+class MetaGraphSummary:
+    """One meta graph. `devices` counts device strings by place: graph, functions, variables.
+
+    `colocations` counts the nodes that must be placed beside others, in graph and functions.
+    """
+
+    tags: tuple[str, ...]
+    tensorflow_version: str
+    signatures: dict[str, SignatureSummary]
+    nodes: int
+    functions: int
+    devices: dict[str, dict[str, int]]
+    colocations: int
+
+
+@dataclass(frozen=True)
+class VariableSummary:
+    """A tensor of the bundle: the variable's name, its key, dtype, shape, and bytes in the data files."""
+
+    name: str
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class FingerprintSummary:
+    """`fingerprint.pb`; numbers as text, for JSON readers round numbers of 64 bits."""
+
+    saved_model_checksum: str
+    graph_def_program_hash: str
+    signature_def_hash: str
+    saved_object_graph_hash: str
+    checkpoint_hash: str
+    uuid: str
+    producer: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A SavedModel: its meta graphs, variables by name, bytes of every file by path, and fingerprint."""
+
+    meta_graphs: tuple[MetaGraphSummary, ...]
+    variables: tuple[VariableSummary, ...]
+    variable_bytes: int
+    files: dict[str, int]
+    total_bytes: int
+    fingerprint: FingerprintSummary | None
+
+
+def summarize(export_dir: Path) -> Summary:
+    """What is in the SavedModel `export_dir`; no tensor is read.
+
+    Raises DropError `savedmodel-missing`, `savedmodel-corrupt`, and what opening the bundle raises.
+    """
+    _, model = read_saved_model(export_dir)
+    variables = tuple(sorted(_variables(export_dir), key=lambda variable: variable.name))
+    files = {
+        path.relative_to(export_dir).as_posix(): path.stat().st_size
+        for path in sorted(export_dir.rglob("*"))
+        if path.is_file()
+    }
+    return Summary(
+        meta_graphs=tuple(_meta_graph(meta_graph) for meta_graph in model.meta_graphs),
+        variables=variables,
+        variable_bytes=sum(variable.bytes for variable in variables),
+        files=files,
+        total_bytes=sum(files.values()),
+        fingerprint=_fingerprint(export_dir),
+    )
+
+
+def _variables(export_dir: Path) -> Iterator[VariableSummary]:
+    """Every tensor of the bundle but the object graph."""
+    if read_index(export_dir) is None:
+        return
+    with BundleReader(variables_prefix(export_dir)) as bundle:
+        trackable = read_trackable_graph(bundle)
+        names = {
+            attribute.checkpoint_key: attribute.full_name
+            for node in ([] if trackable is None else trackable.nodes)
+            for attribute in node.attributes
+            if attribute.name == VARIABLE_VALUE
+        }
+        for key, entry in bundle.entries():
+            if key != OBJECT_GRAPH_KEY:
+                yield VariableSummary(names.get(key) or key, key, str(entry.dtype), entry.shape, stored_bytes(entry))
+
+
+def _meta_graph(meta_graph: "MetaGraphDef") -> MetaGraphSummary:
+    signatures, graph_def = meta_graph.signature_def, meta_graph.graph_def
+    return MetaGraphSummary(
+        tags=tuple(meta_graph.meta_info_def.tags),
+        tensorflow_version=meta_graph.meta_info_def.tensorflow_version,
+        signatures={
+            key: SignatureSummary(
+                signatures[key].method_name, _tensors(signatures[key].inputs), _tensors(signatures[key].outputs)
+            )
+            for key in sorted(signatures)
+        },
+        nodes=len(graph_def.node),
+        functions=len(graph_def.library.function),
+        devices={place: dict(sorted(found.items())) for place, found in devices(meta_graph).items() if found},
+        colocations=sum(
+            _is_colocated(node)
+            for nodes in (graph_def.node, *(function.node_def for function in graph_def.library.function))
+            for node in nodes
+        ),
+    )
+
+
+def _tensors(infos: "Mapping[str, TensorInfo]") -> dict[str, TensorSummary]:
+    return {name: _tensor(infos[name]) for name in sorted(infos)}
+
+
+def _tensor(info: "TensorInfo") -> TensorSummary:
+    shape = info.tensor_shape
+    dims = None if shape.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
+    return TensorSummary(info.name, _dtype_name(info.dtype), dims)
+
+
+def _dtype_name(enum: int) -> str:
+    """The dtype's name; TensorFlow's own, in lower case, for what no bundle stores (resource, variant, ...)."""
+    try:
+        return dtype_numbered(enum).name
+    except DropError:
+        from smdaemon.proto.tensorflow import DataType
+
+        try:
+            return DataType.Name(enum).removeprefix("DT_").lower()
+        except ValueError:
+            return f"data type {enum}"
+
+
+def devices(meta_graph: "MetaGraphDef") -> dict[str, Counter[str]]:
+    """How often each device string stands in each place where a SavedModel keeps them."""
+    graph_def = meta_graph.graph_def
+    return {
+        "graph": _named(node.device for node in graph_def.node),
+        "functions": _named(node.device for function in graph_def.library.function for node in function.node_def),
+        "variables": _named(
+            variable.device
+            for node in meta_graph.object_graph_def.nodes
+            if node.WhichOneof("kind") == "variable"
+            for variable in _components(node.variable)
+        ),
+    }
+
+
+def _named(places: Iterable[str]) -> Counter[str]:
+    return Counter(place for place in places if place)
+
+
+def _is_colocated(node: "NodeDef") -> bool:
+    return "_class" in node.attr and any(place.startswith(b"loc:@") for place in node.attr["_class"].list.s)
+
+
+def _components(variable: "SavedVariable") -> "list[SavedVariable]":
+    """A variable, and the parts of a distributed one."""
+    return [variable, *variable.experimental_distributed_variable_components]
+
+
+def _fingerprint(export_dir: Path) -> FingerprintSummary | None:
+    stored = read_fingerprint(export_dir)
+    if stored is None:
+        return None
+    return FingerprintSummary(
+        str(stored.saved_model_checksum),
+        str(stored.graph_def_program_hash),
+        str(stored.signature_def_hash),
+        str(stored.saved_object_graph_hash),
+        str(stored.checkpoint_hash),
+        stored.uuid,
+        stored.version.producer,
+    )
