@@ -58,24 +58,30 @@ def main(argv: Sequence[str] | None = None) -> None:
 def dispatch(argv: Sequence[str]) -> int:
     """Do what `argv` says; the exit code. An exception that leaves this is a bug."""
     try:
-        if not argv or argv[0] in {"--help", "-h", "help"}:
-            print(help_text())
-            return DONE
-        if argv[0] in {"--version", "-V"}:
-            print(f"smdaemon {__version__}")
-            return DONE
-        _require_command(argv[0])
-        return _call(list(argv))
+        code = _answer(list(argv))
+        sys.stdout.flush()  # here, where a reader that has left can be forgiven
+    except BrokenPipeError:
+        _drop_stdout()
+        return FAILED
     except SmdaemonError as error:
         from smdaemon.cli.output import print_error
 
         print_error(error)
         return USAGE if error.code == "usage" else FAILED
-    except BrokenPipeError:
-        _drop_stdout()
-        return FAILED
     except KeyboardInterrupt:
         return _INTERRUPTED
+    return code
+
+
+def _answer(argv: list[str]) -> int:
+    if not argv or argv[0] in {"--help", "-h", "help"}:
+        print(help_text())
+    elif argv[0] in {"--version", "-V"}:
+        print(f"smdaemon {__version__}")
+    else:
+        _require_command(argv[0])
+        return _call(argv)
+    return DONE
 
 
 def _call(argv: list[str]) -> int:

@@ -1,0 +1,215 @@
+"""The commands that ask the daemon, against the real server over a daemon in memory."""
+
+import json
+
+import pytest
+
+from smdaemon.cli import status as cli_status
+from smdaemon.cli.client import Client, RemoteError
+from smdaemon.cli.main import dispatch
+from smdaemon.errors import ConfigError, EnvironmentFault
+
+
+@pytest.fixture
+def with_jobs(server):
+    """Three jobs: one published, one that runs, one that failed with an error."""
+    client = Client()
+    for name in ("one.npz", "two.npz", "three\x1b[2J.npz"):
+        client.post("/v1/exports", {"model": "ranker", "source": name, "version": 41})
+    backend = server.backend
+
+    async def progress():
+        await backend.move(1, "published")
+        running = backend._jobs[2]
+        running.bytes_done, running.bytes_total, running.bytes_per_second = 2**30, 2**31, 2**29
+        await backend.move(2, "writing")
+        failed = backend._jobs[3]
+        failed.error.code, failed.error.message = "source-corrupt", "'x' contradicts its header"
+        failed.error.remedy = "write the source again"
+        await backend.move(3, "failed")
+
+    server.call(progress)
+    return server
+
+
+def run(capsys, *argv):
+    """Exit code, stdout and stderr of a command."""
+    code = dispatch(argv)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_status_page(with_jobs, capsys):
+    """The page tells the phase, the models, what runs and what failed; no escape character reaches the terminal."""
+    code, out, err = run(capsys, "status")
+    assert (code, err) == (0, "")
+    for part in (
+        "0.1.0, running, pid 7",
+        "1 of 2 busy",
+        "1.0 MiB of 1.0 GiB",
+        "1 failed, 1 published, 1 writing",
+        "degraded",
+        "no '/gone' (directory-missing); make the directory",
+        "50% of 2.0 GiB, 512.0 MiB/s",
+        "'x' contradicts its header (source-corrupt)",
+        "tower\\x1b[31m",
+    ):
+        assert part in out
+    assert "\x1b" not in out
+
+
+def test_status_json(server, capsys):
+    """--json prints what the daemon answered."""
+    code, out, _ = run(capsys, "status", "--json")
+    assert code == 0
+    assert json.loads(out) == Client().get("/v1/status")
+    assert out.isascii()
+
+
+def test_status_of_an_empty_daemon(server):
+    """A daemon without models or jobs has a page too, and says which reload it refused."""
+    answer = Client().get("/v1/status") | {"models": [], "jobs": {}}
+    answer["config_error"] = {"code": "config-syntax", "message": "m", "remedy": "r", "retryable": False}
+    facts = dict(cli_status._daemon_facts(answer, cli_status.datetime.now(cli_status.UTC)))
+    assert facts["jobs"] == "none"
+    assert facts["reload refused"] == "m (config-syntax); r"
+
+
+def test_status_watch_draws_until_interrupted(with_jobs, capsys, monkeypatch):
+    """--watch draws again and again, and Ctrl-C ends it without an error."""
+    pictures = []
+
+    def sleep(_seconds):
+        pictures.append(capsys.readouterr().out)
+        if len(pictures) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_status, "_listen", lambda client, changed: changed.set())
+    monkeypatch.setattr(cli_status, "_REDRAW_SECONDS", 0)
+    monkeypatch.setattr(cli_status.time, "sleep", sleep)
+    assert dispatch(["status", "--watch", "--json"]) == 0
+    assert [json.loads(each)["pid"] for each in pictures] == [7, 7]
+    pictures.clear()
+    assert dispatch(["status", "--watch"]) == 0
+    assert all("running, pid 7" in each for each in pictures)
+
+
+def test_status_watch_goes_on_without_a_daemon(tmp_path):
+    """While the daemon is away the picture is the error, for people and for programs."""
+    picture = cli_status._picture(Client(str(tmp_path / "none")))
+    assert "no-daemon" in str(picture)
+
+
+def test_listen_wakes_on_events(with_jobs, monkeypatch):
+    """Every event of the daemon asks for a new picture; a stream that ends is asked for again."""
+
+    class Counted(Exception):  # noqa: N818 - ends the endless loop
+        pass
+
+    class Changed:
+        times = 0
+
+        def set(self):
+            self.times += 1
+
+    def sleep(_seconds):
+        raise Counted
+
+    client = Client()
+    live = client.events
+    monkeypatch.setattr(client, "events", lambda: (event for event, _ in zip(live(after=0), range(3), strict=False)))
+    monkeypatch.setattr(cli_status.time, "sleep", sleep)
+    changed = Changed()
+    with pytest.raises(Counted):
+        cli_status._listen(client, changed)
+    assert changed.times == 3
+
+
+def test_jobs(with_jobs, capsys):
+    """Jobs are listed newest first, filtered, with the way to the next page."""
+    code, out, _ = run(capsys, "jobs", "--limit", "2")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["3", "2"]
+    assert "smdaemon jobs --before 2" in out
+    assert "\x1b" not in out
+    assert run(capsys, "jobs", "--state", "waiting")[1] == "no jobs\n"
+    assert [job["id"] for job in json.loads(run(capsys, "jobs", "--json", "--model", "ranker")[1])["jobs"]] == [3, 2, 1]
+
+
+def test_show(with_jobs, capsys):
+    """One job shows its error with the remedy, its source made visible, and its history."""
+    code, out, _ = run(capsys, "show", "3")
+    assert code == 0
+    assert "write the source again" in out
+    assert "three\\x1b[2J.npz" in out
+    assert "+3.0 s" in out
+    assert json.loads(run(capsys, "show", "3", "--json")[1])["error"]["code"] == "source-corrupt"
+
+
+def test_cancel_and_retry(with_jobs, capsys):
+    """A job is cancelled and retried; the answer is one line."""
+    assert run(capsys, "cancel", "2") == (0, "job 2: cancelled\n", "")
+    assert run(capsys, "retry", "2") == (0, "job 2: queued\n", "")
+    assert json.loads(run(capsys, "cancel", "2", "--json")[1])["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "start"),
+    [
+        (["show", "99"], 1, "error: there is no job 99 (job-unknown); "),
+        (["retry", "1"], 1, "error: job 1 is published (job-not-retryable); "),
+        (["jobs", "--limit", "0"], 2, "error: limit is '0' (usage); "),
+        (["show", "x"], 2, "error: invalid value for JOB"),
+        (["show"], 2, "error: "),
+        (["jobs", "--limt", "1"], 2, "error: unknown option: --limt. Did you mean --limit? (usage); "),
+    ],
+)
+def test_errors_are_one_line(with_jobs, capsys, argv, code, start):
+    """An error is one line on stderr with its code and the remedy; nothing is on stdout."""
+    got, out, err = run(capsys, *argv)
+    assert (got, out) == (code, "")
+    assert err.startswith(start)
+    assert err.count("\n") == 1
+
+
+def test_socket_option_beats_the_environment(server, capsys, monkeypatch):
+    """--socket names the daemon; without it $SMDAEMON_SOCKET does."""
+    monkeypatch.setenv("SMDAEMON_SOCKET", "/nowhere")
+    assert run(capsys, "status", "--socket", str(server.path))[0] == 0
+    code, _, err = run(capsys, "status")
+    assert code == 1
+    assert err == (
+        "error: no daemon answers on '/nowhere': no such file or directory (no-daemon); "
+        "start it with: smdaemon run, or give its socket with --socket\n"
+    )
+
+
+@pytest.mark.parametrize("address", ["https://127.0.0.1:1", "http://localhost", "http://h:port", "ftp://x"])
+def test_bad_addresses(address):
+    """An address that is no path and no http URL with a port is a usage error."""
+    with pytest.raises(ConfigError, match="is not understood") as caught:
+        Client(address).get("/v1/status")
+    assert caught.value.code == "usage"
+
+
+def test_unusable_sockets(tmp_path, monkeypatch):
+    """A path that is too long, or may not be opened, is an error that says so."""
+    with pytest.raises(ConfigError, match="path too long"):
+        Client("/" + "x" * 200).get("/v1/status")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    client = Client(str(tmp_path / "s"))
+    monkeypatch.setattr(client, "_send", refuse)
+    with pytest.raises(EnvironmentFault) as caught:
+        client.get("/v1/status")
+    assert caught.value.code == "permission-denied"
+
+
+def test_events_of_no_daemon_and_refused_events(server):
+    """The event stream has the same errors as the other calls."""
+    with pytest.raises(ConfigError):
+        next(Client("/nowhere").events())
+    with pytest.raises(RemoteError):
+        next(Client().events(after=-1))

@@ -1,0 +1,157 @@
+"""The command as a whole: help, version, exit codes, lazy imports, completion."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import smdaemon
+from smdaemon.cli import main as cli_main
+from smdaemon.cli.main import GROUPS, dispatch, main
+from smdaemon.errors import EnvironmentFault
+
+COMMANDS = [command for commands in GROUPS.values() for command in commands]
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_help_lists_every_command(capsys, argv):
+    """The help has one line for every command."""
+    assert dispatch(argv) == 0
+    out = capsys.readouterr().out
+    for command in COMMANDS:
+        assert f"  {command.name:<14}{command.help}\n" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+@pytest.mark.parametrize("name", ["check-config", "status", "jobs", "show", "cancel", "retry", "completion"])
+def test_help_of_a_command(capsys, name):
+    """Every command has a help of its own, which its line in the list agrees with."""
+    assert dispatch([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"Usage: smdaemon {name}" in out
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["status", "--version"]])
+def test_version(capsys, argv):
+    """The version is printed, wherever it is asked for."""
+    assert dispatch(argv) == 0
+    assert capsys.readouterr().out.split()[-1] == smdaemon.__version__
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["sttus"], "error: there is no command 'sttus'; did you mean 'status' (usage); see: smdaemon --help\n"),
+        (["--socket", "x"], "error: there is no command '--socket' (usage); see: smdaemon --help\n"),
+        (["a\x1b\nb"], "error: there is no command 'a\\x1b\\nb' (usage); see: smdaemon --help\n"),
+    ],
+)
+def test_unknown_command(capsys, argv, line):
+    """A command that there is not is a usage error with the nearest one."""
+    assert dispatch(argv) == 2
+    assert capsys.readouterr().err == line
+
+
+def test_main_exits_with_the_code(capsys):
+    """The entry point ends the process with the code."""
+    with pytest.raises(SystemExit) as caught:
+        main(["nothing"])
+    assert caught.value.code == 2
+
+
+def test_nothing_heavy_for_help():
+    """Help and version import none of the libraries that the commands need."""
+    program = "import sys; from smdaemon.cli.main import dispatch; dispatch(['--help']); print(*sys.modules, sep='\\n')"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"cyclopts", "rich", "trio", "google.protobuf", "numpy", "http.client", "starlette", "structlog"}
+    assert not heavy & set(ran.stdout.split("\n"))
+
+
+def test_asking_the_daemon_needs_no_daemon_libraries():
+    """A command that asks the daemon imports neither the server nor protobuf."""
+    program = (
+        "import sys; from smdaemon.cli.main import dispatch; "
+        "dispatch(['show', '1', '--socket', '/nowhere']); print(*sys.modules, sep='\\n')"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "no-daemon" in ran.stderr
+    assert not {"trio", "google.protobuf", "numpy", "starlette", "structlog"} & set(ran.stdout.split("\n"))
+
+
+def test_closed_pipe_is_no_error():
+    """A reader that leaves early, such as head, causes no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run(
+        [sys.executable, "-m", "smdaemon", "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
+def test_interrupt(monkeypatch):
+    """Ctrl-C ends a command with the code that shells report for it."""
+
+    def interrupted(_argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_main, "_call", interrupted)
+    assert dispatch(["status"]) == 130
+
+
+def test_environment_fault_fails(monkeypatch, capsys):
+    """A fault of the machine is a failure, not a usage error."""
+
+    def faulty(_argv):
+        raise EnvironmentFault("disk-full", "no space left on '/a\x07'")
+
+    monkeypatch.setattr(cli_main, "_call", faulty)
+    assert dispatch(["run"]) == 1
+    assert capsys.readouterr().err.startswith("error: no space left on '/a\\x07' (disk-full); free some space")
+
+
+def test_bug_shows_its_traceback(monkeypatch):
+    """What was not foreseen is not made into an error line."""
+
+    def buggy(_argv):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli_main, "_call", buggy)
+    with pytest.raises(ZeroDivisionError):
+        dispatch(["run"])
+
+
+@pytest.mark.parametrize(("text", "code", "part"), [("good", 0, "ok: 1 model\n"), ("bad", 1, "config-")])
+def test_check_config(tmp_path, capsys, text, code, part):
+    """A configuration is counted, or its mistake is told in one line."""
+    texts = {
+        "good": '[daemon]\nstate_dir = "state"\ncontrol_socket = "s"\n[[model]]\nname = "m"\nwatch = "w"\npublish = "p"\n',
+        "bad": "[daemon\n",
+    }
+    path = tmp_path / "config.toml"
+    path.write_text(texts[text])
+    assert dispatch(["check-config", "--config", str(path)]) == code
+    captured = capsys.readouterr()
+    assert part in captured.out + captured.err
+    assert (captured.out + captured.err).count("\n") == 1
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(capsys, shell):
+    """The script completes every command and the options of each."""
+    assert dispatch(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(command.name in script for command in COMMANDS)
+    assert "socket" in script
+
+
+def test_completion_is_installed(tmp_path, capsys, monkeypatch):
+    """--install puts the script where the shell looks for it and leaves start-up files alone."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert dispatch(["completion", "bash", "--install"]) == 0
+    path = capsys.readouterr().out.removeprefix("written to ").strip()
+    assert path.startswith(str(tmp_path))
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [Path(path)]
