@@ -120,9 +120,9 @@ class DeflatedExtent:
             )
 
 
-def inflate_start(packed: bytes, limit: int, what: str) -> bytearray:
-    """The first bytes, `limit` at most, of what a raw deflate stream unpacks to; fewer where `packed` is only its start."""
-    return _Inflater(iter([memoryview(packed)]), what).read(limit)
+def inflate_start(packed: Iterator[memoryview], nbytes: int, what: str) -> bytearray:
+    """The first `nbytes` of what a raw deflate stream unpacks to; fewer where the stream is shorter or cut."""
+    return _Inflater(packed, what).read(nbytes)
 
 
 class _Inflater:

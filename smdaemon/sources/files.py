@@ -78,11 +78,9 @@ class SourceFile:
     def check_unchanged(self) -> None:
         """DropError `source-changed` unless the path still names the file that was opened, untouched."""
         try:
-            now = Identity.of(self.path.stat(follow_symlinks=self._follow))
-        except FileNotFoundError:
+            now = Identity.of(stat_of(self.path, follow=self._follow))
+        except DropError:
             raise DropError("source-changed", f"{str(self.path)!r} was removed while it was read") from None
-        except OSError as error:
-            raise source_fault(error, self.path) from error
         if now != self.identity:
             raise _changed(self.path, self.identity, now)
 
@@ -119,6 +117,16 @@ class SourceFile:
         return DropError(
             "source-truncated", f"{str(self.path)!r} ends at byte {end}, but its content reaches to {wanted}"
         )
+
+
+def stat_of(path: Path, *, follow: bool = True) -> os.stat_result:
+    """The status of a path of the source; DropError or EnvironmentFault where it has none."""
+    try:
+        return path.stat(follow_symlinks=follow)
+    except OSError as error:
+        raise source_fault(error, path) from error
+    except ValueError:
+        raise DropError("source-missing", f"{str(path)!r} is not a path: it holds NUL") from None
 
 
 def source_fault(error: OSError, path: Path) -> SmdaemonError:

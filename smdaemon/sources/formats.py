@@ -1,9 +1,11 @@
 """The formats that smdaemon reads. A new one is a module with a `Format`, named in FORMATS."""
 
+import stat
 from pathlib import Path
 
 from smdaemon.errors import DropError
 from smdaemon.sources.base import Format, Source
+from smdaemon.sources.files import stat_of
 from smdaemon.sources.npy import NpyDirectoryFormat, NpyFormat
 from smdaemon.sources.npz import NpzFormat
 from smdaemon.sources.safetensors import SafetensorsFormat
@@ -46,14 +48,7 @@ def detect(path: Path) -> Format:
 
     DropError `source-missing` where nothing is there, `source-unknown-format` where the name tells no format.
     """
-    try:
-        is_directory = path.is_dir()
-        exists = is_directory or path.exists()
-    except ValueError:
-        exists = False
-    if not exists:
-        raise DropError("source-missing", f"{str(path)!r} does not exist")
-    if is_directory:
+    if stat.S_ISDIR(stat_of(path).st_mode):
         found = next((known for known in FORMATS if not known.suffix and known.claims(path)), None)
     else:
         # the longest suffix first: an index of shards also ends in .json

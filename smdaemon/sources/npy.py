@@ -6,7 +6,7 @@ from pathlib import Path
 
 from smdaemon.errors import DropError
 from smdaemon.sources.extents import StoredExtent
-from smdaemon.sources.files import SourceFile, source_fault
+from smdaemon.sources.files import SourceFile, source_fault, stat_of
 from smdaemon.sources.npyheader import USUAL_HEADER_BYTES, NpyHeader, header_bytes, parse_header, tensor_of
 from smdaemon.sources.opened import FileSource, check_any, check_name
 from smdaemon.tensorbundle.tensors import Tensor
@@ -90,8 +90,6 @@ class NpyDirectoryFormat:
 
     def open(self, path: Path) -> FileSource:
         """See `Format`."""
-        if not path.is_dir():
-            raise DropError("source-missing", f"{str(path)!r} is not a directory")
         tensors: dict[str, Tensor] = {}
         files: list[SourceFile] = []
         for name, file_path in _array_paths(path):
@@ -120,6 +118,7 @@ def _walk(top: Path) -> Iterator[os.DirEntry[str]]:
 def _array_paths(top: Path) -> list[tuple[str, Path]]:
     """The tensors' names and their files, in the order of the names."""
     found = []
+    stat_of(top)
     try:
         for entry in _walk(top):
             if entry.is_symlink() and entry.is_dir():

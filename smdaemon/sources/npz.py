@@ -113,17 +113,22 @@ def _array_header(
     file: SourceFile, member: zipdir.Member, name: str, offset: int, known: bytes
 ) -> tuple[bytes, NpyHeader]:
     """The bytes of the array's header, and what they say; `known` is the start of the member's bytes."""
-    wanted = min(USUAL_HEADER_BYTES, member.unpacked_bytes)
-    while True:
-        if member.method == zipdir.DEFLATED:
-            head = bytes(inflate_start(known, wanted, f"the member {member.name!r}"))
-        else:
-            head = known[:wanted]
-        nbytes = header_bytes(head, name)
-        if nbytes is not None and nbytes <= len(head):
-            return head[:nbytes], parse_header(head[:nbytes], name)
-        wanted = max(nbytes or 0, wanted)
-        if len(known) == member.packed_bytes or wanted > member.unpacked_bytes:
-            raise DropError("source-corrupt", f"the member {member.name!r} ends within its array's header")
-        # deflate shrinks, so as many packed bytes as wanted ones, and a few for its own framing, are enough
-        known = file.read(offset, min(max(2 * len(known), wanted + 1024), member.packed_bytes))
+    head = _unpacked_start(file, member, offset, known, USUAL_HEADER_BYTES)
+    nbytes = header_bytes(head, name)
+    if nbytes is not None and nbytes > len(head):
+        head = _unpacked_start(file, member, offset, known, nbytes)
+    if nbytes is None or nbytes > len(head):
+        raise DropError("source-corrupt", f"the member {member.name!r} ends within its array's header")
+    return head[:nbytes], parse_header(head[:nbytes], name)
+
+
+def _unpacked_start(file: SourceFile, member: zipdir.Member, offset: int, known: bytes, nbytes: int) -> bytes:
+    """The first bytes of the member's content: `nbytes`, or fewer if it has no more."""
+    nbytes = min(nbytes, member.unpacked_bytes)
+    if member.method == zipdir.STORED:
+        return known[:nbytes] if nbytes <= len(known) else file.read(offset, nbytes)
+    what = f"the member {member.name!r}"
+    head = inflate_start(iter([memoryview(known)]), nbytes, what)
+    if len(head) < nbytes:
+        head = inflate_start(file.chunks(offset, member.packed_bytes), nbytes, what)
+    return bytes(head)

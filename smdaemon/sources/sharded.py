@@ -7,7 +7,7 @@ optionally `metadata`. This is what Hugging Face's `save_torch_state_dict` and i
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from smdaemon.errors import DropError
 from smdaemon.sources.files import SourceFile
@@ -45,7 +45,7 @@ class ShardedSafetensorsFormat:
         if not text.rstrip().endswith(b"}"):
             return False
         single = SafetensorsFormat()
-        for shard in sorted(set(_weight_map(text, path).values())):
+        for shard in _parse(text, path).shards:
             shard_path = path.parent / shard
             if not os.path.lexists(shard_path) or not single.is_complete(shard_path, follow=False):
                 return False
@@ -55,25 +55,31 @@ class ShardedSafetensorsFormat:
         """See `Format`."""
         files = [SourceFile(path)]
         try:
-            text = _index_text(files[0])
-            weight_map = _weight_map(text, path)
-            shards = sorted(set(weight_map.values()))
-            metadata = _metadata(text, path)
+            index = _parse(_index_text(files[0]), path)
+            metadata = index.metadata
             tensors: dict[str, Tensor] = {}
-            for shard in shards:
-                file = SourceFile(path.parent / shard, follow=False, transient=len(shards) > _KEPT_OPEN)
+            for shard in index.shards:
+                file = SourceFile(path.parent / shard, follow=False, transient=len(index.shards) > _KEPT_OPEN)
                 files.append(file)
                 held, shard_metadata = open_tensors(file)
-                _check_held(shard, held, weight_map)
+                _check_held(shard, held, index.weight_map)
                 tensors.update(held)
                 metadata = {**shard_metadata, **metadata}
-            _check_all_found(weight_map, tensors)
+            _check_all_found(index.weight_map, tensors)
             check_any(tensors, path)
         except BaseException:
             for file in files:
                 file.close()
             raise
         return FileSource(self.name, path, tensors, metadata, files)
+
+
+class _Index(NamedTuple):
+    """What an index says: the shard of each tensor, the shards, and the plain values of its metadata as text."""
+
+    weight_map: Mapping[str, str]
+    shards: list[str]
+    metadata: dict[str, str]
 
 
 def _index_text(file: SourceFile) -> bytes:
@@ -84,27 +90,25 @@ def _index_text(file: SourceFile) -> bytes:
     return file.read(0, file.size)
 
 
-def _weight_map(text: bytes, path: Path) -> dict[str, str]:
-    """The file that each tensor is in; DropError `name-invalid` for a file that is not beside the index."""
-    weight_map = parse_object(text, str(path)).get("weight_map")
+def _parse(text: bytes, path: Path) -> _Index:
+    """The index from its JSON; DropError `name-invalid` where it names a shard that is not beside it."""
+    fields = parse_object(text, str(path))
+    weight_map = fields.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise DropError("source-corrupt", f"the weight_map of {str(path)!r} is not a map of file names")
-    for shard in set(weight_map.values()):
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
         if shard in {"", ".", ".."} or "/" in shard or "\0" in shard:
             raise DropError(
                 "name-invalid",
                 f"{str(path)!r} names the shard {shard!r}, which is not a file beside it",
                 remedy="put every shard into the directory of the index",
             )
-    return weight_map
-
-
-def _metadata(text: bytes, path: Path) -> dict[str, str]:
-    """What the index says about itself, as text; nested values are left out."""
-    metadata: Any = parse_object(text, str(path)).get("metadata", {})
+    metadata = fields.get("metadata", {})
     if not isinstance(metadata, dict):
         raise DropError("source-corrupt", f"the metadata of {str(path)!r} is not an object")
-    return {key: str(value) for key, value in metadata.items() if isinstance(value, str | int | float)}
+    scalars = {key: str(value) for key, value in metadata.items() if isinstance(value, str | int | float)}
+    return _Index(weight_map, shards, scalars)
 
 
 def _check_held(shard: str, held: Mapping[str, Tensor], weight_map: Mapping[str, str]) -> None:

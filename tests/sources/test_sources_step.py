@@ -1,0 +1,68 @@
+"""Which step a drop is of."""
+
+from pathlib import Path
+
+import pytest
+
+from smdaemon.sources.step import step_of
+
+
+@pytest.mark.parametrize(
+    ("path", "step"),
+    [
+        ("/w/ckpt-41.npz", 41),
+        ("/w/ckpt-41", 41),
+        ("/w/step_00041.safetensors", 41),
+        ("/w/41.npy", 41),
+        ("/w/41", 41),
+        ("/w/model.step=41.safetensors", 41),
+        ("/w/model.step=41", 41),
+        ("/w/model-41.npz", 41),
+        ("/w/model_41.npz", 41),
+        ("/w/global_step41", 41),
+        ("/w/global-step-41-final.npz", 41),
+        ("/w/epoch=3-step=100.npz", 100),
+        ("/w/bert-v2-step100.npz", 100),
+        ("/w/step100-fp16.npz", 100),
+        ("/w/Step100_ckpt-3.npz", 100),
+        ("/w/iter_0007.npz", 7),
+        ("/w/ckpt-41.safetensors.index.json", 41),
+        ("/w/ckpt-41-00001-of-00003.safetensors", 41),
+        ("/w/checkpoint-500/model.safetensors", 500),
+        ("/w/checkpoint-500/model.safetensors.index.json", 500),
+        ("/w/500/model.safetensors", 500),
+        ("/w/checkpoint-500/model-00001-of-00002.safetensors", 500),
+        ("/w/checkpoint-500/arrays-3.npz", 3),
+        ("/w/run-3/model.npz", None),
+        ("/w/llama-7b.npz", None),
+        ("/w/bert-v2.npz", None),
+        ("/w/resnet50.npz", None),
+        ("/w/weights-fp16.npz", None),
+        ("/w/filter3.npz", None),
+        ("/w/model-00001-of-00003.safetensors", None),
+        ("/w/model.npz", None),
+        ("/w/ckpt_best.npz", None),
+        ("/w/step-٣.npz", None),
+    ],
+)
+def test_step_of_a_name(path, step):
+    """The documented rule, name by name."""
+    assert step_of(Path(path), {}) == step
+
+
+@pytest.mark.parametrize(
+    ("metadata", "step"),
+    [
+        ({"step": "7"}, 7),
+        ({"global_step": " 7 "}, 7),
+        ({"step": "7", "global_step": "8"}, 7),
+        ({"step": "seven", "global_step": "8"}, 8),
+        ({"step": "-1"}, None),
+        ({"step": "9" * 5000}, None),
+        ({"epoch": "7"}, None),
+    ],
+)
+def test_step_of_metadata(metadata, step):
+    """Metadata is asked when the name tells nothing, and only then."""
+    assert step_of(Path("/w/model.safetensors"), metadata) == step
+    assert step_of(Path("/w/ckpt-1.safetensors"), metadata) == 1
