@@ -59,6 +59,8 @@ def run(settings: Settings) -> Findings:
         findings.rows.append(row)
         findings.at_most(f"{row.name}: median of {drops}", row.median, 25, "ms")
         findings.at_most(f"{row.name}: 99th percentile", row.percentile(99), 100, "ms")
+    syncs = [1000 * seconds for seconds in _fsyncs(settings.disk / "synced", drops)]
+    findings.rows.append(Row("for comparison: one fsync of a new 4 KiB file, disk", syncs, "ms"))
     times = _cold(settings)
     findings.rows += [Row(name, samples) for name, samples in times.items()]
     for command, limit in (("smdaemon export, disk", 0.5), ("import smdaemon", 0.3), ("smdaemon --help", 0.3)):
@@ -86,6 +88,20 @@ def _drops(folder: Path, count: int) -> list[float]:
             time.sleep(PAUSE_SECONDS)
     emptied(folder)
     return times[3:]  # the first import what an export needs
+
+
+def _fsyncs(path: Path, count: int) -> list[float]:
+    """Seconds that the disk needs to make a small file durable; a publication waits for several of these."""
+    times = []
+    for _ in range(count):
+        with path.open("wb") as file:
+            file.write(bytes(4096))
+            file.flush()
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - began)
+        path.unlink()
+    return times
 
 
 def _cold(settings: Settings) -> dict[str, list[float]]:

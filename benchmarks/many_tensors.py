@@ -90,7 +90,8 @@ def run(settings: Settings) -> Findings:
         for count in by_tensors.values()
     }
     peers |= {_bytes(nbytes): partial(measured, saved_model, tensors=64, nbytes=nbytes) for nbytes in by_bytes.values()}
-    rows = {name: Row(name, samples) for name, samples in alternate(peers, settings).items()}
+    sizes = {_bytes(nbytes): nbytes for nbytes in by_bytes.values()}
+    rows = {name: Row(name, samples, nbytes=sizes.get(name, 0)) for name, samples in alternate(peers, settings).items()}
     findings.rows += rows.values()
     first = f"SavedModel of {variables:,} variables"
     findings.at_most(f"{first}, arrays", rows["SavedModel of arrays"].median, 0.5, "s")
