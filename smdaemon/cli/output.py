@@ -101,13 +101,15 @@ def console() -> "Console":
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "RenderableType":
-    """A plain table; a column whose name starts with '>' is set to the right. Cells are made visible."""
+    """A plain table; a column whose name starts with '>' is set to the right. Cells are made visible, and folded, never cut."""
     from rich.table import Table
     from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        made.add_column(Text(name.removeprefix(">")), justify="right" if name.startswith(">") else "left")
+        made.add_column(
+            Text(name.removeprefix(">")), justify="right" if name.startswith(">") else "left", overflow="fold"
+        )
     for row in rows:
         made.add_row(*(Text(visible(cell), style=_STYLES.get(str(cell), "")) for cell in row))
     return made

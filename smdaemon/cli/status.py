@@ -63,7 +63,7 @@ def page(answer: Json, running: list[Json], failed: list[Json], now: datetime) -
 
     parts: list[Any] = [output.pairs(_daemon_facts(answer, now))]
     if answer["models"]:
-        parts += ["", _model_table(answer["models"], now)]
+        parts += ["", _model_table(answer["models"], now), *_model_errors(answer["models"])]
     if running:
         parts += ["", "running", job_table(running, now)]
     if failed:
@@ -92,21 +92,28 @@ def _counts(jobs: dict[str, int]) -> str:
 
 
 def _model_table(models: list[Json], now: datetime) -> "RenderableType":
-    rows = []
-    for model in models:
-        error = model.get("error")
-        rows.append(
-            (
-                model["name"],
-                model.get("newest_version", "-"),
-                output.age(model.get("newest_at"), now),
-                model["health"],
-                model["watch_method"] or "-",
-                _counts(model["jobs"]) or "-",
-                f"{error['message']} ({error['code']}); {error['remedy']}" if error else model["publish"],
-            )
+    rows = [
+        (
+            model["name"],
+            model.get("newest_version", "-"),
+            output.age(model.get("newest_at"), now),
+            model["health"],
+            model["watch_method"] or "-",
+            _counts(model["jobs"]) or "-",
+            model["publish"],
         )
+        for model in models
+    ]
     return output.table(["model", ">version", ">age", "health", "watched by", "jobs", "publishes to"], rows)
+
+
+def _model_errors(models: list[Json]) -> list[str]:
+    """A line for each model with an error: too long for a column."""
+    return [
+        output.visible(f"{model['name']}: {error['message']} ({error['code']}); {error['remedy']}")
+        for model in models
+        if (error := model.get("error"))
+    ]
 
 
 def _watch(client: Client, *, as_json: bool) -> None:

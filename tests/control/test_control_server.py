@@ -290,6 +290,47 @@ async def test_stop_despite_a_client_that_does_not_read(tmp_path, monkeypatch):
     await stream.aclose()
 
 
+async def test_request_in_flight_is_finished(tmp_path):
+    """A request that the daemon works on when it is told to stop gets its answer."""
+    backend = FakeBackend()
+    asked, answer = trio.Event(), trio.Event()
+
+    async def slow(_job_id):
+        asked.set()
+        await answer.wait()
+        return v1.Job(id=1, state="cancelled")
+
+    backend.cancel = slow
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
+        async with await trio.open_unix_socket(tmp_path / "s") as stream:
+            await stream.send_all(b"POST /v1/jobs/1/cancel HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asked.wait()
+            backend.stopping.set()
+            await trio.testing.wait_all_tasks_blocked()
+            answer.set()
+            received = b""
+            while chunk := await stream.receive_some():
+                received += chunk
+    assert received.startswith(b"HTTP/1.1 200")
+    assert b'"state":"cancelled"' in received
+
+
+async def test_idle_connection_does_not_hold_up_the_end(tmp_path, monkeypatch):
+    """A connection that is kept open without a request is closed as soon as the daemon stops."""
+    monkeypatch.setattr(control_server, "GRACE_SECONDS", 1e6)
+    backend = FakeBackend()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
+            stream = await trio.open_unix_socket(tmp_path / "s")
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            await stream.receive_some()
+            await trio.testing.wait_all_tasks_blocked()
+            backend.stopping.set()
+    await stream.aclose()
+
+
 async def test_cancelled_server_leaves_nothing(tmp_path):
     """Cancelling the server, as a crash elsewhere does, closes its connections and removes its socket."""
     backend = FakeBackend()
