@@ -1,6 +1,7 @@
 """The control socket's paths: each handler parses, asks the backend once, and renders; errors are turned at one place."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -8,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from smdaemon.control import guard, openapi, query
 from smdaemon.control.backend import Backend
@@ -23,7 +25,10 @@ from smdaemon.control.render import (
     to_json,
 )
 from smdaemon.errors import ConfigError, SmdaemonError
+from smdaemon.log import get_logger
 from smdaemon.proto import v1
+
+_log = get_logger("control")
 
 MAX_BODY_BYTES = 1 << 20
 _MAX_DROPPED_BYTES = 16 << 20
@@ -165,8 +170,20 @@ def _endpoint(backend: Backend, handler: Handler) -> Callable[[Request], Awaitab
     return endpoint
 
 
-def make_app(backend: Backend) -> Starlette:
+def make_app(backend: Backend) -> ASGIApp:
     """The ASGI application over `backend`."""
+    return partial(_log_bugs, _make_starlette(backend))
+
+
+async def _log_bugs(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Log with its traceback what starlette raises again behind its answer of 500; the daemon goes on."""
+    try:
+        await app(scope, receive, send)
+    except Exception:  # noqa: BLE001 - here a bug ends: it is logged, and only this request fails
+        _log.exception("bug in a request", method=scope.get("method"), path=scope.get("path"))
+
+
+def _make_starlette(backend: Backend) -> Starlette:
     routes = [
         Route(operation.path, _endpoint(backend, _HANDLERS[operation.path]), methods=[operation.method])
         for operation in OPERATIONS
@@ -199,7 +216,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _on_bug(request: Request, _error: Exception) -> Response:
-    """The answer to a bug; starlette raises the exception again behind it, and the server logs the traceback."""
+    """The answer to a bug; `_log_bugs` has the traceback."""
     wrong = v1.Error(code="internal", message="an error inside smdaemon", remedy="see the daemon's log; report it")
     return message_response(wrong, request.headers, status=500)
 

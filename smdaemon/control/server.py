@@ -6,7 +6,6 @@ The loop below owns every stream, so it can end them all. TCPServer and WorkerCo
 is pinned for them, and tests/control/test_control_server.py is their contract.
 """
 
-import logging
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -54,7 +53,7 @@ class _Server:
     def __init__(self, app: AppWrapper) -> None:
         self._app = app
         self._config = Config()
-        self._config.errorlog = logging.getLogger("smdaemon.control")
+        self._config.errorlog = None  # bugs are logged by the application, in smdaemon's own form
         self._config.include_server_header = False
         self._config.keep_alive_timeout = _IDLE_SECONDS
         self._context = WorkerContext(None)
