@@ -50,22 +50,21 @@ class SourceFile:
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Exactly `nbytes` from `offset`; DropError `source-truncated` where the file ends before."""
+        if self._descriptor is not None:  # without the context manager: this is done for each of many small tensors
+            return self._read(self._descriptor, offset, nbytes)
         with self._opened() as descriptor:
-            try:
-                data = os.pread(descriptor, nbytes, offset)
-            except OSError as error:
-                raise source_fault(error, self.path) from error
-        # one read takes less than asked for only at the end of the file: nothing that is read at once nears 2 GiB
-        if len(data) != nbytes:
-            raise self._cut_short(offset + nbytes, offset + len(data))
-        return data
+            return self._read(descriptor, offset, nbytes)
 
     def chunks(self, offset: int, nbytes: int, unit: int = 1) -> Iterator[memoryview]:
         """`nbytes` from `offset` in chunks of at most READ_BYTES, each a multiple of `unit` bytes; the buffer is reused."""
-        step = min(max(READ_BYTES // unit, 1) * unit, nbytes)
+        if nbytes <= READ_BYTES:
+            if nbytes:
+                yield memoryview(self.read(offset, nbytes))
+            return
+        step = max(READ_BYTES // unit, 1) * unit
         buffer = memoryview(bytearray(step))
         with self._opened() as descriptor:
-            for start in range(offset, offset + nbytes, max(step, 1)):
+            for start in range(offset, offset + nbytes, step):
                 part = buffer[: min(step, offset + nbytes - start)]
                 self._fill(descriptor, start, part)
                 yield part
@@ -97,6 +96,18 @@ class SourceFile:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _read(self, descriptor: int, offset: int, nbytes: int) -> bytes:
+        data = b""
+        while len(data) < nbytes:
+            try:
+                part = os.pread(descriptor, nbytes - len(data), offset + len(data))
+            except OSError as error:
+                raise source_fault(error, self.path) from error
+            if not part:
+                raise self._cut_short(offset + nbytes, offset + len(data))
+            data = data + part if data else part
+        return data
 
     def _fill(self, descriptor: int, offset: int, buffer: memoryview) -> None:
         done = 0

@@ -14,7 +14,7 @@ from smdaemon.tensorbundle.tensors import Tensor
 _SUFFIX = ".npy"
 _OTHER_SUFFIXES = (".npz", ".safetensors", ".safetensors.index.json")
 _CLAIM_LIMIT = 10_000
-"""Entries of a directory tree that are looked at before it is nobody's drop: a watch may meet any tree."""
+"""No more entries of a directory tree are looked at to tell whose drop it is: a watch may meet any tree."""
 
 
 class NpyFormat:
@@ -69,8 +69,10 @@ class NpyDirectoryFormat:
         found = False
         try:
             for count, entry in enumerate(_walk(path)):
-                if entry.name.endswith(_OTHER_SUFFIXES) or count >= _CLAIM_LIMIT:
+                if entry.name.endswith(_OTHER_SUFFIXES):
                     return False
+                if count >= _CLAIM_LIMIT:
+                    break
                 found = found or entry.name.endswith(_SUFFIX)
         except OSError:
             return False  # it is going away, or is not for our eyes

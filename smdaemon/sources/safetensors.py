@@ -7,8 +7,9 @@ lie one after the other, cover the file to its last byte, and have the size that
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,25 +27,29 @@ MAX_HEADER_BYTES = 100_000_000
 SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 _DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "BOOL": "bool",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "C64": "complex64",
+    kind: dtype_named(name)
+    for kind, name in {
+        "F64": "float64",
+        "F32": "float32",
+        "F16": "float16",
+        "BF16": "bfloat16",
+        "I64": "int64",
+        "I32": "int32",
+        "I16": "int16",
+        "I8": "int8",
+        "U64": "uint64",
+        "U32": "uint32",
+        "U16": "uint16",
+        "U8": "uint8",
+        "BOOL": "bool",
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2",
+        "F8_E4M3FNUZ": "float8_e4m3fnuz",
+        "F8_E5M2FNUZ": "float8_e5m2fnuz",
+        "C64": "complex64",
+    }.items()
 }
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 
 class Entry(NamedTuple):
@@ -141,9 +146,8 @@ def parse_header(text: bytes, what: str) -> Header:
     metadata = fields.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DropError("source-corrupt", f"the __metadata__ of {what!r} is not a map of strings")
-    entries = sorted(
-        (_entry(name, value) for name, value in fields.items()), key=lambda entry: (entry.begin, entry.end)
-    )
+    entries = [_entry(name, value) for name, value in fields.items()]
+    entries.sort(key=attrgetter("begin", "end"))
     end = 0
     for entry in entries:
         if entry.begin != end:
@@ -172,32 +176,32 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _entry(name: str, value: object) -> Entry:
+def _entry(name: str, value: Any) -> Entry:
     check_name(name)
-    match value:
-        case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(begin), int(end)], **rest} if not rest:
-            pass
-        case _:
-            raise DropError("source-corrupt", f"the header's entry of {name!r} is not dtype, shape and data_offsets")
-    if kind not in _DTYPES:
-        raise DropError("dtype-unsupported", f"the tensor {name!r} has the dtype {kind!r}")
-    dtype = dtype_named(_DTYPES[kind])
-    dimensions = tuple(_dimensions(name, shape))
-    size = prod(dimensions) * dtype.itemsize
-    if begin < 0 or end - begin != size:
+    if type(value) is not dict or value.keys() != _FIELDS:
+        raise DropError("source-corrupt", f"the header's entry of {name!r} is not dtype, shape and data_offsets")
+    kind, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if type(kind) is not str or not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
         raise DropError(
             "source-corrupt",
-            f"{name!r} of dtype {kind!r}, shape {shape!r} has {size} bytes, but its offsets span {end - begin}",
+            f"{name!r} has dtype {kind!r}, shape {shape!r}, data_offsets {offsets!r}, which are unsound",
         )
-    return Entry(name, dtype, dimensions, begin, end)
+    dtype = _DTYPES.get(kind)
+    if dtype is None:
+        raise DropError("dtype-unsupported", f"the tensor {name!r} has the dtype {kind!r}")
+    begin, end = offsets
+    nbytes = prod(shape) * dtype.itemsize
+    if end - begin != nbytes:
+        raise DropError(
+            "source-corrupt",
+            f"{name!r} of dtype {kind!r}, shape {shape!r} has {nbytes} bytes, but its offsets span {end - begin}",
+        )
+    return Entry(name, dtype, tuple(shape), begin, end)
 
 
-def _dimensions(name: str, shape: list[object]) -> Iterator[int]:
-    for dimension in shape:
-        # bool is an int to Python, but true is no dimension
-        if type(dimension) is not int or not 0 <= dimension < 1 << 63:
-            raise DropError("source-corrupt", f"the shape {shape!r} of {name!r} is not a list of sizes")
-        yield dimension
+def _sizes(value: object) -> bool:
+    """Whether the value is a list of sizes; bool is an int to Python, but true is no size."""
+    return type(value) is list and all(type(size) is int and 0 <= size < 1 << 63 for size in value)
 
 
 def _check_size(file: SourceFile, header: Header) -> None:

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from sources_builders import open_descriptors, read_all
 
 from smdaemon.errors import DropError, EnvironmentFault
+from smdaemon.sources import files
 from smdaemon.sources.files import SourceFile, source_fault
 from smdaemon.sources.formats import FORMATS, claiming, detect, format_named, open_source, unchanged
 
@@ -198,8 +199,11 @@ def test_short_reads_are_continued(tmp_path, monkeypatch):
     """A read that gives less than was asked for is not the end of the file."""
     (tmp_path / "x").write_bytes(bytes(range(100)))
     file = SourceFile(tmp_path / "x")
-    real = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: real(fd, [buffers[0][:7]], offset))
+    preadv, pread = os.preadv, os.pread
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:7]], offset))
+    monkeypatch.setattr(os, "pread", lambda fd, nbytes, offset: pread(fd, min(nbytes, 7), offset))
+    assert b"".join(map(bytes, file.chunks(3, 90, 4))) == bytes(range(3, 93))
+    monkeypatch.setattr(files, "READ_BYTES", 30)
     assert b"".join(map(bytes, file.chunks(3, 90, 4))) == bytes(range(3, 93))
     file.close()
 
