@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import apsw
 
 from smdaemon.errors import ConfigError, EnvironmentFault, SmdaemonError
-from smdaemon.jobs.job import Changes, Job, Moved, NewJob, Transition, begin, moved
+from smdaemon.jobs.job import Changes, Job, JobError, Moved, NewJob, Transition, begin, moved
 from smdaemon.jobs.rows import COLUMNS, acceptance_key, to_job, to_row
 from smdaemon.jobs.schema import APPLICATION_ID, MIGRATIONS
 from smdaemon.jobs.states import ACTIVE, TERMINAL, Event, State, advance
@@ -108,14 +108,20 @@ class Journal:
         """Close the file; the write-ahead log is folded into it. May be called twice."""
         self._connection.close()
 
-    def accept(self, new: NewJob, now: float) -> list[Moved]:
-        """Insert the job, detected and queued; no moves if the same drop and request were accepted before."""
+    def accept(self, new: NewJob, now: float, problem: JobError | None = None) -> list[Moved]:
+        """Insert the job, detected and queued, or failed at once with a `problem` that is known already.
+
+        No moves if the same drop and request were accepted before.
+        """
         with self._transaction():
             if not self._rows("INSERT OR IGNORE INTO accepted VALUES (?) RETURNING 1", (acceptance_key(new),)):
                 return []
             self._rows(_INSERT_JOB, to_row(begin(new, 0, now)))
             job = begin(new, self._connection.last_insert_rowid(), now)
-            return [self._record(job, None), self._move(job, Event.QUEUE, now, "", {})]
+            detected = self._record(job, None)
+            if problem is None:
+                return [detected, self._move(job, Event.QUEUE, now, "", {})]
+            return [detected, self._move(job, Event.FAIL, now, problem.message, {"error": problem})]
 
     def move(self, job_id: int, event: Event, now: float, *, reason: str = "", **changes: Unpack[Changes]) -> Moved:
         """Move one job by `event`; raises `ImpossibleMoveError`, or `ConfigError` (job-unknown)."""

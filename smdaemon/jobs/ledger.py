@@ -15,7 +15,7 @@ from typing import TypeVar, Unpack
 import trio
 
 from smdaemon.jobs.bus import Bus
-from smdaemon.jobs.job import Changes, Job, Moved, NewJob, Transition
+from smdaemon.jobs.job import Changes, Job, JobError, Moved, NewJob, Transition
 from smdaemon.jobs.journal import Journal
 from smdaemon.jobs.states import TERMINAL, Event, State
 from smdaemon.log import get_logger
@@ -58,9 +58,9 @@ class Ledger:
         """Call `observer` after every move. It must be quick, and must neither await nor raise."""
         self._observers.append(observer)
 
-    async def accept(self, new: NewJob) -> Job | None:
-        """The new job, queued and durable; None if this drop was accepted before."""
-        moves = await self._write(lambda: self._journal.accept(new, self.clock()))
+    async def accept(self, new: NewJob, problem: JobError | None = None) -> Job | None:
+        """The new job, durable: queued, or failed with a `problem` known already; None if it was accepted before."""
+        moves = await self._write(lambda: self._journal.accept(new, self.clock(), problem))
         return moves[-1].job if moves else None
 
     async def move(self, job_id: int, event: Event, *, reason: str = "", **changes: Unpack[Changes]) -> Job:

@@ -263,15 +263,21 @@ class Scheduler:
             return self._failure(attempt, error)
         except BaseExceptionGroup as group:
             # the daemon stops, and something failed at the same time: the failure is told, the stop goes on
-            stop, failures = group.split(lambda error: not isinstance(error, Exception))
-            _log.warning("job failed while the daemon stopped", job=attempt.job.id, exc_info=failures)
+            failures, stop = group.split(Exception)
+            if failures is not None:
+                _tell_of_failure_while_stopping(attempt, failures)
             raise (stop or group) from None
         return _cancelled(attempt)
 
     def _failure(self, attempt: Attempt, error: Exception) -> _Outcome | None:
         foreseen = _leading(error)
+        if attempt.abandoned:
+            # the stop itself may have caused it: the next attempt will show
+            if not isinstance(foreseen, JobCancelled):
+                _tell_of_failure_while_stopping(attempt, error)
+            return None
         if isinstance(foreseen, JobCancelled):
-            return None if attempt.abandoned else _cancelled(attempt)
+            return _cancelled(attempt)
         if isinstance(foreseen, EnvironmentFault) and foreseen.retryable:
             retry_at = self._ledger.clock() + delay(attempt.number, self._rng)
             return _failed(attempt, Event.FAULT, JobError.of(foreseen), retry_at=retry_at)
@@ -295,6 +301,10 @@ class Scheduler:
                 await trio.sleep(delay(tries, self._rng))
             else:
                 return
+
+
+def _tell_of_failure_while_stopping(attempt: Attempt, error: BaseException) -> None:
+    _log.warning("job failed while the daemon stopped", job=attempt.job.id, model=attempt.job.model, exc_info=error)
 
 
 def _published(attempt: Attempt, published: Published) -> _Outcome:

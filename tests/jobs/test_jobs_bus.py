@@ -11,6 +11,7 @@ JOB = begin(new_job(), 1, 1.0)
 
 
 def publish(bus, *places):
+    """One move for each of the places."""
     for seq in places:
         bus.publish(Moved(seq, JOB))
 

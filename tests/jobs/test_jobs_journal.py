@@ -87,6 +87,15 @@ def test_a_path_need_not_be_utf8(journal, path):
     assert found.reason == "bad \\udcff"
 
 
+def test_a_drop_with_a_known_problem_fails_at_once(journal):
+    """What is bad before it is attempted is a failed job from the start, which a person may retry."""
+    problem = JobError("request-invalid", "unknown field 'x'", "correct the request")
+    moves = journal.accept(new_job(), 1.0, problem)
+    assert [move.job.state for move in moves] == [State.DETECTED, State.FAILED]
+    assert (moves[-1].job.reason, journal.get(1).error) == ("unknown field 'x'", problem)
+    assert journal.move(1, Event.RETRY, 2.0).job.state is State.QUEUED
+
+
 @pytest.mark.parametrize("order", [0, 2**63 - 1, -1, 1732181571.123456, 0.1])
 def test_an_order_keeps_its_value(journal, order):
     """A step of 63 bits and a time with its fraction both come back exactly."""

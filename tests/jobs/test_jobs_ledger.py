@@ -12,6 +12,7 @@ from smdaemon.jobs.states import Event, ImpossibleMoveError, State
 
 
 async def drive(ledger, job, state):
+    """Move a queued job into `state`."""
     for event in PATHS[state]:
         job = await ledger.move(job.id, event)
     return job

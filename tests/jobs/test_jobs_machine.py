@@ -28,6 +28,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.seq = 0
 
     def tick(self):
+        """A later time."""
         self.now += 1.0
         return self.now
 
@@ -111,6 +112,7 @@ class JournalMachine(RuleBasedStateMachine):
         assert self.journal.last_seq() == self.seq
 
     def teardown(self):
+        """Each run leaves no open file."""
         self.journal.close()
 
 

@@ -56,6 +56,7 @@ def test_a_job_error_keeps_what_the_error_says():
 
 
 def a_job(**changes):
+    """A waiting job."""
     return moved(begin(new_job(), 7, 1.25), State.WAITING, 1732181571.123457, "no space", changes)
 
 
