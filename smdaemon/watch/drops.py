@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from smdaemon.errors import DropError
+from smdaemon.errors import SmdaemonError
 from smdaemon.sources.base import Identity
 from smdaemon.watch.completeness import Moment, Sight, Touch, given_up_at, ready_at, renew
 from smdaemon.watch.scan import ignored
 
 REQUEST_ENDINGS = {".export.json": "json", ".export.toml": "toml", ".export.binpb": "binpb"}
 INDEX_ENDING = ".safetensors.index.json"
+# The only files that can be a drop each, or one drop together with the directory they lie in.
+ARRAY_ENDING = ".npy"
 # An index of 100,000 tensors has about 10 MB; one that claims more is not read for its shards' names.
 _INDEX_LIMIT_BYTES = 256 << 20
 # However short the quiet period, nothing is looked at again at once and again.
@@ -111,6 +113,7 @@ class Ledger:
         self._claiming = claiming
         self._recursive = recursive
         self._quiet_seconds = quiet_seconds
+        self._pause_seconds = max(quiet_seconds, _LEAST_PAUSE_SECONDS)
         self._candidates: dict[str, _Candidate] = {}
         self._sights: dict[str, Sight] = {}
         self._owners: dict[str, str] = {}  # a shard → the index that names it
@@ -145,30 +148,35 @@ class Ledger:
         claims: dict[str, DropFormat | None] = {}
         targets: dict[str, Touch] = {}
         for path, touch in touches.items():
-            target = self._target(path, claims)
-            if target == path:
+            whole = self._whole(path, claims)
+            if whole is None:
                 targets[path] = max(touch, targets.get(path, Touch.SEEN))
+            elif path in self._owners:
+                self._see_shard(path, touch, now)
+                targets.setdefault(whole, Touch.SEEN)
+            elif whole in self._candidates and not self._candidates[whole].format.self_judging:
+                # It changed, so it will not be complete before a quiet period is over: no need to look at every file now.
+                looked.again[whole] = now.monotonic + self._pause_seconds
             else:
-                targets.setdefault(target, Touch.SEEN)
-                if self._owners.get(path) == target:
-                    self._see_shard(path, touch, now)
+                targets.setdefault(whole, Touch.SEEN)
         for path, touch in targets.items():
             self._look_at(path, touch, now, claims, looked)
         looked.drops.sort(key=lambda drop: drop.identity.mtime_ns)
         return looked
 
-    def _target(self, path: str, claims: dict[str, DropFormat | None]) -> str:
-        """The candidate that a path belongs to: a directory above it, an index beside it, or itself."""
+    def _whole(self, path: str, claims: dict[str, DropFormat | None]) -> str | None:
+        """The drop that a path is only a part of: an index beside it, or a directory above it. None if it is no part."""
         if path in self._owners:
             return self._owners[path]
-        relative = path[len(self._root) + 1 :]
-        at = relative.find("/")
+        if not path.endswith(ARRAY_ENDING) and not os.path.isdir(path):  # noqa: PTH112 - as below
+            return None
+        at = path.find("/", len(self._root) + 1)
         while at != -1:
-            above = f"{self._root}/{relative[:at]}"
-            if self._claim(above, claims) is not None:
+            above = path[:at]
+            if above in self._candidates or self._claim(above, claims) is not None:
                 return above
-            at = relative.find("/", at + 1) if self._recursive else -1
-        return path
+            at = path.find("/", at + 1) if self._recursive else -1
+        return None
 
     def _claim(self, path: str, claims: dict[str, DropFormat | None]) -> DropFormat | None:
         if path not in claims:
@@ -204,7 +212,7 @@ class Ledger:
             again = self._judge(path, candidate, identity, sights, now)
         except (FileNotFoundError, NotADirectoryError):
             # A file went away between two looks. If there is more to it, an event or the next look will show.
-            again = now.monotonic + max(self._quiet_seconds, _LEAST_PAUSE_SECONDS)
+            again = now.monotonic + self._pause_seconds
         if again is not None:
             looked.again[path] = again
         elif candidate.reported != identity:
@@ -271,7 +279,7 @@ class Ledger:
         """A directory that is a drop as a whole: one sight stands for all of its files."""
         since = self._unchanged_since(os.stat(path), now)  # noqa: PTH116 - as above
         files = {}
-        for file in _files_below(path):
+        for file in _arrays_below(path):
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(file)  # noqa: PTH116 - as above
                 files[file[len(path) + 1 :]] = Identity.of(status)
@@ -306,7 +314,7 @@ class Ledger:
         if self._is_complete(path, candidate, identity):
             return None
         given_up = given_up_at(sights, single=candidate.files == (path,), quiet_seconds=self._quiet_seconds)
-        return None if now.monotonic >= given_up else min(given_up, now.monotonic + self._quiet_seconds)
+        return None if now.monotonic >= given_up else min(given_up, now.monotonic + self._pause_seconds)
 
     @staticmethod
     def _is_complete(path: str, candidate: _Candidate, identity: Identity) -> bool:
@@ -316,7 +324,9 @@ class Ledger:
             complete = candidate.format.is_complete(Path(path))
         except (FileNotFoundError, NotADirectoryError):
             raise
-        except (DropError, OSError):
+        except (SmdaemonError, OSError) as error:
+            if isinstance(error, SmdaemonError) and error.code == "source-missing":
+                raise FileNotFoundError(path) from error
             # It will never be sound, or may not be read: the export says so where people look for it.
             return True
         candidate.incomplete = None if complete else identity
@@ -341,8 +351,8 @@ def _combined(directory: str, sights: Mapping[str, Sight]) -> Identity:
     return Identity.combined({path[len(directory) + 1 :]: sight.identity for path, sight in sights.items()})
 
 
-def _files_below(directory: str) -> list[str]:
-    """The regular files of a directory, at every depth; no symlinked directories, nothing ignored."""
+def _arrays_below(directory: str) -> list[str]:
+    """The arrays in a directory, at every depth; no symlinked directories, nothing ignored. Other files do not count."""
     files = []
     waiting = [directory]
     while waiting:
@@ -352,7 +362,7 @@ def _files_below(directory: str) -> list[str]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-                elif entry.is_file():
+                elif entry.name.endswith(ARRAY_ENDING) and entry.is_file():
                     files.append(entry.path)
     return sorted(files)
 

@@ -45,7 +45,7 @@ class WatchSpec:
     format: str = "auto"
     method: Literal["auto", "inotify", "poll"] = "auto"
     quiet_seconds: float = 2.0
-    poll_seconds: float = 2.0
+    poll_seconds: float = 5.0
     rescan_seconds: float = 300.0
 
 
