@@ -5,6 +5,7 @@ import mmap
 import os
 import platform
 import re
+import resource
 import time
 from pathlib import Path
 from typing import Any, Self
@@ -72,7 +73,10 @@ def touch_memory() -> int:
 
 
 class Watch:
-    """Whether the machine was ours: other work before the benchmark, and time that the hypervisor took during it."""
+    """Whether the machine was ours: other work before the benchmark and during it, and time that the hypervisor took.
+
+    Shares are of all cores together. What the kernel does for us in threads of its own (writing back) counts as others'.
+    """
 
     def __init__(self) -> None:
         self.load = os.getloadavg()[0]
@@ -81,11 +85,15 @@ class Watch:
         self.busy = _share(before, _cpu_ticks(), idle=True)
 
     def __enter__(self) -> Self:
-        self._before = _cpu_ticks()
+        self._before, self._own_before = _cpu_ticks(), _own_seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stolen = _share(self._before, _cpu_ticks(), idle=False)
+        after = _cpu_ticks()
+        self.stolen = _share(self._before, after, idle=False)
+        seconds = (sum(after) - sum(self._before)) / os.sysconf("SC_CLK_TCK") or 1
+        own = (_own_seconds() - self._own_before) / seconds
+        self.others = max(0.0, _share(self._before, after, idle=True) - self.stolen - own)
 
     @property
     def was_idle(self) -> bool:
@@ -98,6 +106,7 @@ class Watch:
             "was_idle": self.was_idle,
             "load_before": round(self.load, 2),
             "busy_before": round(self.busy, 3),
+            "others_during": round(self.others, 4),
             "stolen_during": round(self.stolen, 4),
         }
 
@@ -105,6 +114,14 @@ class Watch:
 def _cpu_ticks() -> list[int]:
     """The first line of /proc/stat: user nice system idle iowait irq softirq steal, of all cores together."""
     return [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+
+
+def _own_seconds() -> float:
+    """Processor time of this process and of all that it started and waited for."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def _share(before: list[int], after: list[int], *, idle: bool) -> float:

@@ -59,6 +59,8 @@ def _remarks(report: Report) -> list[str]:
         remarks.append("a quick run: everything is small, the figures say nothing")
     if not report.idle["was_idle"]:
         remarks.append(f"the machine was not idle: {report.idle['busy_before']:.0%} busy before the benchmark")
+    if report.idle["others_during"] > 0.05:
+        remarks.append(f"others used {report.idle['others_during']:.1%} of the processor meanwhile")
     if report.idle["stolen_during"] > 0.01:
         remarks.append(f"the hypervisor took {report.idle['stolen_during']:.1%} of the processor meanwhile")
     return remarks
