@@ -4,7 +4,9 @@ Each check returns the bundle keys that it found a use for and raises DropError 
 that a loader would stumble over.
 """
 
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, takewhile
 from math import prod
 from typing import TypeAlias, TypeVar
 
@@ -32,16 +34,31 @@ def inconsistent(message: str) -> DropError:
 
 def check_object_graph(saved: SavedObjectGraph, trackable: TrackableObjectGraph, entries: Entries) -> set[str]:
     """Every value that the bundle's object graph names is there, and every variable of the model has one that fits."""
-    used = set()
+    used: set[str] = set()
+    ordered = sorted(entries)
     for node in trackable.nodes:
         for attribute in node.attributes:
-            if attribute.checkpoint_key not in entries:
+            keys = _keys_of(attribute, entries, ordered)
+            if not keys:
                 raise inconsistent(
                     f"the object graph names the key {attribute.checkpoint_key!r}, which is not in the bundle"
                 )
-            used.add(attribute.checkpoint_key)
+            used.update(keys)
     _check_variables(saved, trackable, entries)
     return used
+
+
+def _keys_of(
+    attribute: TrackableObjectGraph.TrackableObject.SerializedTensor, entries: Entries, ordered: list[str]
+) -> list[str]:
+    """The bundle's keys of a value. What is no variable may have several: a table's end in -keys and -values."""
+    key = attribute.checkpoint_key
+    if key in entries:
+        return [key]
+    if attribute.name == VARIABLE_VALUE:
+        return []
+    following = islice(ordered, bisect(ordered, key), None)
+    return list(takewhile(lambda other: other.startswith(f"{key}-"), following))
 
 
 def _check_variables(saved: SavedObjectGraph, trackable: TrackableObjectGraph, entries: Entries) -> None:

@@ -1,0 +1,29 @@
+"""Fixtures that several rooms' tests use."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of fixtures and judges beside the repository; the test is skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cpp_load(shared: Path) -> ModuleType:
+    """TensorFlow's C++ loader: `load(export_dir)` and `run(model, feeds, fetches)`."""
+    # its libraries are opened by hand after TensorFlow's Python has opened them
+    pytest.importorskip("tensorflow")
+    spec = importlib.util.spec_from_file_location("cpp_load", shared / "judges" / "cpp_load.py")
+    if spec is None or spec.loader is None:
+        pytest.skip("the judge cpp_load.py is absent")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,128 @@
+"""Names as a tree."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smdaemon.errors import DropError
+from smdaemon.savedmodel.tree import ROOT_RESERVED, Branch, Kind, Leaf, nest
+
+TENSORFLOW_NAME = r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*"
+
+
+def shape_of(child):
+    """The tree as nested tuples of kind and children; a leaf as its name."""
+    if isinstance(child, Leaf):
+        return child.name
+    return child.kind.value, {name: shape_of(grandchild) for name, grandchild in child.children.items()}
+
+
+def test_slashes_become_nesting():
+    """Parts that are identifiers are attributes, parts that count from 0 are items."""
+    tree = nest(["layer/1/kernel", "layer/0/kernel", "step"])
+    layer = ("list", {"0": ("object", {"kernel": "layer/0/kernel"}), "1": ("object", {"kernel": "layer/1/kernel"})})
+    assert shape_of(tree.root) == ("object", {"layer": layer, "step": "step"})
+
+
+def test_dots_become_nesting_where_there_are_no_slashes():
+    """Names in the manner of torch are split at dots; with a slash anywhere, dots are part of the names."""
+    assert nest(["a.b"]).leaves[0].path == ("a", "b")
+    assert [leaf.path for leaf in nest(["a.b", "c/d"]).leaves] == [("a.b",), ("c", "d")]
+
+
+def test_separator_can_be_forced():
+    """A forced separator leaves the other one in the parts."""
+    assert nest(["a/b.c"], separator=".").leaves[0].path == ("a/b", "c")
+
+
+def test_other_names_make_a_dict():
+    """Keywords, gaps in the count and names with spaces cannot be attributes or items."""
+    kinds = {"a/class": Kind.DICT, "a/1": Kind.DICT, "a/b c": Kind.DICT, "a/00": Kind.DICT, "a/__init__": Kind.DICT}
+    for name, kind in kinds.items():
+        branch = nest([name]).root.children["a"]
+        assert isinstance(branch, Branch)
+        assert branch.kind is kind, name
+
+
+def test_the_root_is_an_object_whatever_its_names():
+    """TensorFlow cannot load a dict or a list as the root."""
+    assert nest(["0", "1"]).root.kind is Kind.OBJECT
+    assert nest(["a b"]).root.kind is Kind.OBJECT
+
+
+def test_lists_are_in_the_order_of_their_numbers():
+    """Item 10 comes after item 9."""
+    names = [f"x/{number}" for number in range(12)]
+    assert [leaf.name for leaf in nest(reversed(names)).leaves] == names
+
+
+def test_variables_have_names_that_tensorflow_takes():
+    """Illegal characters are replaced, and siblings stay apart."""
+    leaves = nest(["a b/x", "a_b/x", "a:b/x", "_w", "d/ü"]).leaves
+    assert {leaf.name: leaf.variable for leaf in leaves} == {
+        "_w": "var_w",
+        "a b/x": "a_b_1/x",
+        "a:b/x": "a_b_2/x",
+        "a_b/x": "a_b/x",
+        "d/ü": "d/_",
+    }
+
+
+@pytest.mark.parametrize("name", ["", "/", "/a", "a/", "a//b", "../a", "a/../b", "a/.", "a\0b", "a/\ud800", "a."])
+def test_invalid_names_are_refused(name):
+    """Names that are empty, absolute, relative or no text."""
+    with pytest.raises(DropError) as caught:
+        nest([name])
+    assert caught.value.code == "name-invalid"
+    assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names", [["a", "a/b"], ["a/b/c", "a/b"], ["a", "a"], ["a.b", "a.b.c"], ["signatures/0"], ["__call__"], ["_self_x"]]
+)
+def test_clashing_names_are_refused(names):
+    """A tensor that is also a parent, a name given twice, a name that the model needs itself."""
+    with pytest.raises(DropError) as caught:
+        nest(names)
+    assert caught.value.code == "name-clash"
+
+
+def test_names_of_the_root_are_free_below_it():
+    """Only the root carries signatures and lists of variables."""
+    nest([f"model/{name}" for name in ROOT_RESERVED])
+
+
+def test_a_name_of_many_parts_does_not_recurse():
+    """Ten thousand levels are no deeper than Python's stack."""
+    name = "/".join(["a"] * 10_000)
+    assert nest([name]).leaves[0].variable == name
+
+
+PARTS = st.one_of(
+    st.sampled_from(["0", "1", "2", "a", "b", "_x", "a b", "class", "ä", "variables"]), st.text(max_size=4)
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.lists(PARTS, min_size=1, max_size=4).map("/".join), max_size=12))
+def test_any_names_give_a_tree_or_an_error(names):
+    """Every tree has each name once, in one order, with unique legal variables; everything else is refused by name."""
+    try:
+        tree = nest(names)
+    except DropError as error:
+        refused = error.code
+    else:
+        refused = None
+    if refused:
+        assert refused in {"name-invalid", "name-clash"}
+        return
+    assert sorted(leaf.name for leaf in tree.leaves) == sorted(names)
+    variables = [leaf.variable for leaf in tree.leaves]
+    assert len(set(variables)) == len(variables)
+    # no variable lies beneath another: their ops have names beneath theirs
+    assert not any(other.startswith(f"{variable}/") for variable in variables for other in variables)
+    for variable in variables:
+        assert re.fullmatch(TENSORFLOW_NAME, variable)
+    assert tree == nest(reversed(names))
