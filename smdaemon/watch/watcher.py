@@ -76,8 +76,8 @@ class _Once:
 class Watcher:
     """Watches one directory and awaits `on_drop` for each complete drop, once for each path and identity.
 
-    After a start every complete drop is reported again. `claiming` and `kernel` stand in for the real formats and the
-    real inotify in tests.
+    After a start every complete drop is reported again. `on_state` is called with each new `state`. `claiming` and
+    `kernel` stand in for the real formats and the real inotify in tests.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Watcher:
         spec: WatchSpec,
         on_drop: Callable[[Drop], Awaitable[None]],
         *,
+        on_state: Callable[[WatchState], None] | None = None,
         claiming: Claiming | None = None,
         kernel: Callable[[], Kernel] = Inotify,
     ) -> None:
@@ -92,6 +93,7 @@ class Watcher:
         self._spec = spec
         self._root = os.path.abspath(spec.root)  # noqa: PTH100 - a symlinked root stays the path that was configured
         self._on_drop = on_drop
+        self._on_state = on_state
         self._new_kernel = kernel
         self._ledger = Ledger(
             self._root,
@@ -213,7 +215,7 @@ class Watcher:
             for path in (*scan.directories, *scan.files):
                 self._touched[path] = max(touch, self._touched.get(path, touch))
         self._noted.set()
-        self.state = replace(self.state, directories=len(tree))
+        self._say(replace(self.state, directories=len(tree)))
 
     async def _poll(self, started: _Once, error: SmdaemonError | None, until: float) -> None:
         """Watch by looking again and again."""
@@ -256,10 +258,15 @@ class Watcher:
         self._noted.set()
         if error is None and scan.problems:
             error = fault(scan.problems[0], "listing")
-        self.state = WatchState(method, "ok" if error is None else "degraded", error, directories, time.time())
+        self._say(WatchState(method, "ok" if error is None else "degraded", error, directories, time.time()))
 
     def _degrade(self, error: SmdaemonError) -> None:
-        self.state = replace(self.state, method="", health="degraded", error=error, directories=0)
+        self._say(replace(self.state, method="", health="degraded", error=error, directories=0))
+
+    def _say(self, state: WatchState) -> None:
+        self.state = state
+        if self._on_state is not None:
+            self._on_state(state)
 
     async def _settled(self, started: _Once) -> None:
         """Until everything noted so far was looked at, the first time."""

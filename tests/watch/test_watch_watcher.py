@@ -24,10 +24,17 @@ BOUND = 20.0
 class Watched:
     """A watcher at work, and what it reported."""
 
-    def __init__(self, watcher, reported, root):
-        self.watcher = watcher
+    def __init__(self, root, claiming, kernel, **spec):
+        send, self._reported = trio.open_memory_channel(10_000)
+        wanted = WatchSpec(**{"root": root, "recursive": True, "quiet_seconds": NEVER, "poll_seconds": NEVER, **spec})
         self.root = root
-        self._reported = reported
+        self.changed = trio.Event()
+        self.watcher = Watcher(wanted, send.send, on_state=self._note, claiming=claiming or Claims(), kernel=kernel)
+
+    def _note(self, state):
+        assert state is self.watcher.state
+        self.changed.set()
+        self.changed = trio.Event()
 
     async def next(self):
         """The name of the next drop."""
@@ -48,36 +55,17 @@ class Watched:
         """Until the watch is as healthy as that."""
         with trio.fail_after(BOUND):
             while self.watcher.state.health != wanted:
-                await self.watcher.changed.wait()
-
-
-class TellingWatcher(Watcher):
-    """A watcher whose state says when it changes."""
-
-    changed = trio.Event()
-
-    @property
-    def state(self):
-        """What every watcher has."""
-        return self._state
-
-    @state.setter
-    def state(self, value):
-        self._state = value
-        self.changed, before = trio.Event(), self.changed
-        before.set()
+                await self.changed.wait()
 
 
 @asynccontextmanager
 async def watching(root, *, claiming=None, kernel=Inotify, **spec):
     """A watcher that has started; cancelled at the end."""
-    send, receive = trio.open_memory_channel(10_000)
-    wanted = WatchSpec(**{"root": root, "recursive": True, "quiet_seconds": NEVER, "poll_seconds": NEVER, **spec})
-    watcher = TellingWatcher(wanted, send.send, claiming=claiming or Claims(), kernel=kernel)
+    watched = Watched(root, claiming, kernel, **spec)
     async with trio.open_nursery() as nursery:
         with trio.fail_after(BOUND):
-            await nursery.start(watcher.run)
-        yield Watched(watcher, receive, root)
+            await nursery.start(watched.watcher.run)
+        yield watched
         nursery.cancel_scope.cancel()
 
 
@@ -351,7 +339,7 @@ async def test_polling_finds_everything(tmp_path):
 
 async def test_polling_does_not_report_a_file_that_is_being_written(tmp_path):
     """Nobody says that it was closed: only rest counts, and the structure."""
-    async with watching(tmp_path, method="poll", quiet_seconds=0.02, poll_seconds=0.01) as watched:
+    async with watching(tmp_path, method="poll", quiet_seconds=0.3, poll_seconds=0.01) as watched:
         with (tmp_path / "slow.box").open("wb", buffering=0) as file:
             file.write(b"3x")
             await watched.nothing_before("other.box")
@@ -446,7 +434,7 @@ async def test_deleted_directories_leave_nothing_behind(tmp_path):
             shutil.rmtree(tmp_path / f"{number}")
         with trio.fail_after(BOUND):
             while len(watched.watcher._ledger._known()) > 1 or watched.watcher.state.directories > 1:
-                changed = watched.watcher.changed
+                changed = watched.changed
                 watched.watcher.request_rescan()
                 await changed.wait()
         assert [str(Path(path).relative_to(tmp_path)) for path in watched.watcher._ledger._known()] == ["known.box"]

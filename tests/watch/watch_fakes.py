@@ -60,6 +60,7 @@ class Claims:
         self.box, self.shelf, self.set = BoxFormat(), ShelfFormat(), SetFormat()
 
     def __call__(self, path: Path):
+        """The format; None for nobody's."""
         if path.is_dir():
             return self.shelf if any(path.rglob("*.npy")) else None
         if path.name.endswith(".safetensors.index.json"):
