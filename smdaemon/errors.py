@@ -188,5 +188,6 @@ CODES: dict[str, Code] = {
     # a bug
     "internal-error": Code("smdaemon met an error that it did not foresee", "report it, with the log of the daemon"),
     "internal": Code("smdaemon itself is at fault", "report it, with the daemon's log"),
+    "demo-failed": Code("the demonstration did not end as it should", "report it with what it printed"),
     "usage": Code("the command line or the request to the socket is off", "see: smdaemon --help"),
 }

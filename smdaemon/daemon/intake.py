@@ -10,7 +10,6 @@ from smdaemon.errors import ConfigError, DropError, SmdaemonError, fault
 from smdaemon.jobs.job import Job, JobError, NewJob, Origin
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import result_path
-from smdaemon.jobs.states import Event
 from smdaemon.proto.mapping import request_from_json, request_from_protobuf, request_from_toml
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.sources.base import Identity
@@ -92,10 +91,7 @@ class Intake:
             order=order,
             version=request.version if request.HasField("version") else step,
         )
-        job = await self._ledger.accept(new)
-        if job is None or problem is None:
-            return job
-        return await self._ledger.move(job.id, Event.FAIL, reason=problem.message, error=JobError.of(problem))
+        return await self._ledger.accept(new, None if problem is None else JobError.of(problem))
 
     def _model_of(self, request: ExportRequest, watching: ModelSettings | None) -> ModelSettings:
         """The model that a request is for: the one it names, else the one whose directory it lies in."""
