@@ -69,10 +69,12 @@ class SlicedTensor:
     def _strings(self) -> Iterator[bytes]:
         import numpy as np
 
+        # every string takes at least a byte of a slice: once these are read, the whole is known to be no larger
+        elements = [[bytes(element) for element in tensor.buffers()] for _, tensor in self._slices]
         whole = np.empty(self.shape, dtype=object)
-        for box, tensor in self._slices:
-            part = np.empty(prod(tensor.shape), dtype=object)
-            part[:] = list(tensor.strings())
+        for (box, tensor), strings in zip(self._slices, elements, strict=True):
+            part = np.empty(len(strings), dtype=object)
+            part[:] = strings
             whole[tuple(slice(start, start + length) for start, length in box)] = part.reshape(tensor.shape)
         yield from whole.flat
 

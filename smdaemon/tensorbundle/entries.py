@@ -13,6 +13,7 @@ Fields that are 0 are left out; the shape is always there, `12 00` for a scalar.
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from smdaemon.tensorbundle.coding import corrupt, read_fixed32, read_varint, varint
 from smdaemon.tensorbundle.dtypes import DType, dtype_numbered
@@ -21,6 +22,8 @@ from smdaemon.tensorbundle.slices import FULL, TensorSlice
 PRODUCER = 1
 READER_VERSION = 1
 RANK_LIMIT = 254
+ELEMENTS_LIMIT = 1 << 58
+"""Of any dtype: their bytes can be counted in 63 bits."""
 
 _INT64_SIGN = 1 << 63
 _CRC_FIELD = struct.Struct("<BI").pack
@@ -124,6 +127,8 @@ def decode_entry(value: bytes) -> BundleEntry:
             numbers[number] = _int(content)
     if len(shape) > RANK_LIMIT:
         raise corrupt(f"a tensor of rank {len(shape)} is beyond TensorFlow's limit of {RANK_LIMIT}")
+    if prod(max(dim, 1) for dim in shape) > ELEMENTS_LIMIT:
+        raise corrupt(f"a tensor of shape {shape} is beyond {ELEMENTS_LIMIT} elements")
     negative = [number for number in (*numbers.values(), *shape) if number < 0]
     if negative:
         raise corrupt(f"an entry of the index holds the negative number {negative[0]}")

@@ -5,7 +5,6 @@ memory is taken than the index has bytes (its keys up to KEYS_LIMIT_BYTES) and o
 """
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from pathlib import Path
@@ -19,15 +18,18 @@ from smdaemon.tensorbundle.dtypes import STRING
 from smdaemon.tensorbundle.entries import BundleEntry, BundleHeader, decode_entry, decode_header
 from smdaemon.tensorbundle.files import data_path, index_path
 from smdaemon.tensorbundle.slices import check_partition, slice_key
-from smdaemon.tensorbundle.stored import Shard, StoredTensor
+from smdaemon.tensorbundle.stored import Shard, StoredTensor, open_regular
 from smdaemon.tensorbundle.table import read_table
-from smdaemon.tensorbundle.tensors import Buffer, Tensor
+from smdaemon.tensorbundle.tensors import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
 
 INDEX_LIMIT_BYTES = 1 << 30
 """A larger index is no sound one: this holds some ten million tensors."""
+
+NUMPY_RANK_LIMIT = 32
+"""Dimensions that an array of every numpy version can have."""
 
 
 class BundleReader:
@@ -97,9 +99,12 @@ class BundleReader:
         import numpy as np
 
         tensor = self.tensor(key)
+        if len(tensor.shape) > NUMPY_RANK_LIMIT:
+            raise DropError("bundle-invalid", f"tensor {key!r} of rank {len(tensor.shape)} does not fit a numpy array")
         if tensor.dtype is STRING:
-            strings = np.empty(prod(tensor.shape), dtype=object)
-            strings[:] = [bytes(element) for element in tensor.buffers()]
+            elements = [bytes(element) for element in tensor.buffers()]
+            strings = np.empty(len(elements), dtype=object)
+            strings[:] = elements
             return strings.reshape(tensor.shape)
         # nbytes has been compared with the data file
         content = np.empty(tensor.nbytes, dtype=np.uint8)
@@ -126,7 +131,7 @@ class BundleReader:
             if entry.slices:
                 self._assembled(key, entry)
                 continue
-            for buffer in _named(key, self._stored(key, entry).buffers()):
+            for buffer in self._stored(key, entry).buffers():
                 if on_bytes is not None:
                     on_bytes(len(buffer))
 
@@ -160,6 +165,8 @@ class BundleReader:
     def _assembled(self, key: bytes, whole: BundleEntry) -> SlicedTensor:
         """The tensor of an entry that stands for slices."""
         name = _text(key)
+        if len(whole.shape) >= NUMPY_RANK_LIMIT:
+            raise corrupt(f"tensor {name!r} of rank {len(whole.shape)} is partitioned")
         try:
             boxes = check_partition(whole.shape, whole.slices)
         except DropError as error:
@@ -188,27 +195,13 @@ class BundleReader:
 def _read_index(path: Path) -> bytes:
     """The content of the index."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor, size = open_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         raise DropError("source-missing", f"there is no index {os.fspath(path)!r}") from None
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise corrupt(f"{os.fspath(path)!r} is not a file")
-        if status.st_size > INDEX_LIMIT_BYTES:
-            raise corrupt(f"an index of {status.st_size} bytes is larger than {INDEX_LIMIT_BYTES}")
-        return file.read(status.st_size)
-
-
-def _named(key: bytes, buffers: Iterator[Buffer]) -> Iterator[Buffer]:
-    """`buffers`, with the tensor's name in what they raise."""
-    try:
-        yield from buffers
-    except DropError as error:
-        name = _text(key)
-        if repr(name) in error.message:
-            raise
-        raise DropError(error.code, f"tensor {name!r}: {error}") from error
+        if size > INDEX_LIMIT_BYTES:
+            raise corrupt(f"an index of {size} bytes is larger than {INDEX_LIMIT_BYTES}")
+        return file.read(size)
 
 
 def _text(key: bytes) -> str:

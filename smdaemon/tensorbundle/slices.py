@@ -62,8 +62,7 @@ def _extent(part: str) -> tuple[int, int]:
 class PartitionedTensor:
     """A tensor of `shape` in pieces, which are disjoint and together the whole.
 
-    Raises DropError `dtype-unsupported` for a dtype that TensorFlow cannot join, `bundle-invalid` for pieces that do not make
-    the whole. TensorFlow joins them when it restores; for the dtypes it cannot join, write the whole tensor.
+    Raises DropError `bundle-invalid` for a dtype that TensorFlow cannot join and for pieces that do not make the whole. TensorFlow joins them when it restores; for the dtypes it cannot join, write the whole tensor.
     """
 
     dtype: DType
@@ -80,6 +79,8 @@ class PartitionedTensor:
                 raise DropError(
                     "bundle-invalid", f"slice {str(part)!r} of {self.shape} holds a tensor of {tensor.shape}"
                 )
+        if not self.parts:
+            raise DropError("bundle-invalid", "a partitioned tensor has no slices")
         check_partition(self.shape, [part for part, _ in self.parts])
 
 
@@ -89,11 +90,13 @@ def check_partition(shape: Sequence[int], slices: Sequence[TensorSlice]) -> list
     covered = sum(prod(length for _, length in box) for box in boxes)
     if covered != prod(shape):
         raise DropError("bundle-invalid", f"slices of {covered} elements do not fill the shape {tuple(shape)}")
-    # sorted along the first dimension, a box can only meet those that begin before it ends
-    ordered = sorted(boxes)
+    # sorted along one dimension, a box can only meet those that begin before it ends; best along the one that is cut most
+    axis = max(range(len(shape)), key=lambda axis: len({box[axis][0] for box in boxes}), default=0)
+    ordered = sorted(boxes, key=lambda box: box[axis : axis + 1])
     for index, box in enumerate(ordered):
-        for other in ordered[index + 1 :]:
-            if box and other[0][0] >= sum(box[0]):
+        for later in range(index + 1, len(ordered)):
+            other = ordered[later]
+            if box and other[axis][0] >= sum(box[axis]):
                 break
             if intersection(box, other) is not None:
                 raise DropError("bundle-invalid", f"two slices of the shape {tuple(shape)} overlap")

@@ -6,6 +6,7 @@ Data files are read, not mapped: a file that is cut short meanwhile is an error,
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
@@ -18,20 +19,25 @@ from smdaemon.tensorbundle.strings import StringElements
 from smdaemon.tensorbundle.tensors import CHUNK_BYTES, Buffer
 
 
+def open_regular(path: Path) -> tuple[int, int]:
+    """Descriptor and size in bytes of a regular file, opened to read; what is no such file is refused without waiting for it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        return descriptor, status.st_size
+    os.close(descriptor)
+    raise corrupt(f"{os.fspath(path)!r} is not a file")
+
+
 class Shard:
     """An open data file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._descriptor, self.size = open_regular(path)
         except FileNotFoundError:
             raise DropError("bundle-missing-shard", f"there is no data file {os.fspath(path)!r}") from None
-        status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
-            raise corrupt(f"{os.fspath(path)!r} is not a file")
-        self.size = status.st_size
 
     def read_into(self, buffer: bytearray | memoryview, offset: int) -> None:
         """Fill `buffer` from `offset` on; DropError `source-changed` where the file has become shorter."""
@@ -64,13 +70,15 @@ class StoredTensor:
     def nbytes(self) -> int:
         """Bytes of the value; for strings their lengths are read."""
         if self.dtype is STRING:
-            return sum(self.strings().lengths)
+            with self._named():
+                return sum(self.strings().lengths)
         return self.entry.size
 
     def buffers(self) -> Iterator[Buffer]:
         """The value; each buffer is overwritten by the next. DropError `bundle-corrupt` for a wrong checksum."""
         if self.dtype is STRING:
-            yield from self.strings()
+            with self._named():
+                yield from self.strings()
             return
         entry = self.entry
         chunk = memoryview(bytearray(min(CHUNK_BYTES, entry.size)))
@@ -83,6 +91,14 @@ class StoredTensor:
             yield view
         if mask(running) != entry.crc:
             raise corrupt(f"the checksum of tensor {self._name!r} does not fit its content")
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Put the tensor's name into what the block raises."""
+        try:
+            yield
+        except DropError as error:
+            raise DropError(error.code, f"tensor {self._name!r}: {error}") from error
 
     def strings(self) -> StringElements:
         """The elements of a string tensor."""

@@ -18,6 +18,8 @@ CHECKSUM_BYTES = 4
 
 _UINT32_MAX = 0xFFFFFFFF
 _WINDOW_BYTES = 1 << 20
+# A sparse file could claim any number of empty strings.
+_ELEMENTS_LIMIT = 1 << 26
 
 
 def encode_lengths(lengths: Sequence[int]) -> tuple[bytes, int]:
@@ -44,6 +46,8 @@ class StringElements:
     def __init__(self, read: Callable[[int, int], Buffer], size: int, elements: int, crc: int) -> None:
         if elements + CHECKSUM_BYTES > size:
             raise corrupt(f"{size} bytes cannot hold {elements} strings")
+        if elements > _ELEMENTS_LIMIT:
+            raise corrupt(f"a tensor of {elements} strings is beyond the limit of {_ELEMENTS_LIMIT}")
         self._read = read
         self._crc = crc
         self.lengths, self._position = _read_lengths(read, size, elements)
