@@ -127,13 +127,12 @@ class Watcher:
             nursery.start_soon(self._report_drops)
             await self._keep_watching(task_status)
 
-    # --- the task that watches ---
-
     async def _keep_watching(self, task_status: trio.TaskStatus[None]) -> None:
         started = _Once(task_status.started)
         pause = _FIRST_RETRY_SECONDS
         while True:
             began = trio.current_time()
+            self._rescan_wanted = False  # a new watch begins with listing everything
             try:
                 await self._watch(started)
             except EnvironmentFault as error:
@@ -189,19 +188,19 @@ class Watcher:
                 raise EnvironmentFault(
                     "directory-missing", f"the watched directory {self._root!r} was moved or deleted", retryable=True
                 )
+            if news.directories:
+                await self._arm(tree, news.directories)
             if news.overflow or self._rescan_wanted:
                 await self._rescan(tree)
             elif trio.current_time() >= next_rescan:
                 await self._rescan(tree, changed_only=True)
                 next_rescan = trio.current_time() + self._spec.rescan_seconds
-            elif news.directories:
-                await self._arm(tree, news.directories)
 
     async def _rescan(self, tree: Tree, *, changed_only: bool = False) -> tuple[int, int]:
         self._rescan_wanted = False
         inode = await self._in_thread(_inode, self._root)
         list_them = tree.changed if changed_only else tree.rescan
-        scan = await self._in_thread(list_them, trio.current_time())
+        scan = await self._in_thread(list_them, trio.current_time(), abandon=False)
         self._note_scan(scan, "inotify", len(tree))
         return inode
 
@@ -210,7 +209,7 @@ class Watcher:
             wanted = [path for path, seen in directories.items() if seen is touch]
             if not wanted:
                 continue
-            scan = await self._in_thread(tree.arm, wanted, trio.current_time())
+            scan = await self._in_thread(tree.arm, wanted, trio.current_time(), abandon=False)
             # What lies in a directory that was renamed into place was renamed into place with it.
             for path in (*scan.directories, *scan.files):
                 self._touched[path] = max(touch, self._touched.get(path, touch))
@@ -232,8 +231,6 @@ class Watcher:
             await self._sleep_until(trio.current_time() + self._spec.poll_seconds)
             if trio.current_time() >= until or (error is not None and self._rescan_wanted):
                 return
-
-    # --- what the one task notes for the other ---
 
     def _note(self, news: News) -> None:
         for path, touch in news.touched.items():
@@ -261,6 +258,9 @@ class Watcher:
         self._say(WatchState(method, "ok" if error is None else "degraded", error, directories, time.time()))
 
     def _degrade(self, error: SmdaemonError) -> None:
+        before = self.state.error
+        if self.state.method == "" and before is not None and (before.code, str(before)) == (error.code, str(error)):
+            return  # the same again, one retry later
         self._say(replace(self.state, method="", health="degraded", error=error, directories=0))
 
     def _say(self, state: WatchState) -> None:
@@ -276,8 +276,6 @@ class Watcher:
         self._noted.set()
         await self._idle.wait()
         started()
-
-    # --- the task that reports ---
 
     async def _report_drops(self) -> None:
         while True:
@@ -317,10 +315,11 @@ class Watcher:
         known = self._ledger.changed() if recheck else self._ledger.below(gone)
         return self._ledger.look({**dict.fromkeys(known, Touch.SEEN), **touches}, Moment(now, time.time()))
 
-    # --- helpers ---
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
-        return await trio.to_thread.run_sync(functools.partial(work, *arguments), limiter=self._threads)
+    async def _in_thread(self, work: Callable[..., T], *arguments: object, abandon: bool = True) -> T:
+        """Blocking work. A server that hangs must not hold up a stop; only watches are never added to a closed kernel."""
+        return await trio.to_thread.run_sync(
+            functools.partial(work, *arguments), abandon_on_cancel=abandon, limiter=self._threads
+        )
 
     async def _sleep_until(self, deadline: float) -> None:
         with self._pausing(deadline):

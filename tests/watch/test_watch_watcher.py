@@ -321,6 +321,28 @@ async def test_a_root_that_is_missing_at_the_start_is_waited_for(tmp_path):
         assert await watched.next() == "a.box"
 
 
+async def test_a_rescan_asked_for_while_the_root_is_missing_is_one_attempt_and_no_loop(tmp_path, monkeypatch):
+    """The wish is met by the attempt that it starts; the back-off holds afterwards."""
+    attempts = []
+    twice = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def missing(root):
+        attempts.append(root)
+        if len(attempts) == 2:
+            token.run_sync_soon(twice.set)
+        raise FileNotFoundError(errno.ENOENT, "no", root)
+
+    monkeypatch.setattr(watcher_module, "remote_kind", missing)
+    monkeypatch.setattr(watcher_module, "_FIRST_RETRY_SECONDS", NEVER)
+    async with watching(tmp_path) as watched:
+        assert len(attempts) == 1
+        watched.watcher.request_rescan()
+        with trio.fail_after(BOUND):
+            await twice.wait()
+        assert not watched.watcher._rescan_wanted
+
+
 async def test_polling_finds_everything(tmp_path):
     """New files and trees, changed files, and whatever came before."""
     (tmp_path / "old.box").write_bytes(box(1))
