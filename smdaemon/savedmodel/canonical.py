@@ -36,7 +36,8 @@ def _ordered(content: bytes, descriptor: Descriptor) -> bytes:
     entries: list[tuple[int | bytes, bytes]] = []
     map_number = 0
     for number, start, payload, end in wire.fields(content):
-        field = nested.get(number)
+        # a field of a known number but another wire type is one that protobuf does not know
+        field = nested.get(number) if content[start] & 7 == wire.LENGTH else None
         if number != map_number and entries:
             parts += _in_order(entries)
             entries = []

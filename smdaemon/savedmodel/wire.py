@@ -62,31 +62,53 @@ def shape(dims: tuple[int, ...]) -> bytes:
     return b"".join(chunk(2, number(1, dim)) for dim in dims)
 
 
+LENGTH = 2
+"""The wire type of length-delimited fields."""
+
+
 def fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Each field of a message: its number, and where it starts, where its payload starts and where both end.
 
-    A varint's payload is the varint. Raises ValueError for what is no message.
+    A varint's payload is the varint, a group's the fields in it and its end. Raises ValueError for what is no message.
     """
     at, end = 0, len(message)
     while at < end:
         start = at
-        key, at = read_varint(message, at)
-        payload = at
-        match key & 7:
-            case 0:
-                _, at = read_varint(message, at)
-            case 1:
-                at += 8
-            case 2:
-                size, payload = read_varint(message, at)
-                at = payload + size
-            case 5:
-                at += 4
-            case other:
-                raise ValueError(f"wire type {other} at byte {start}")
+        key, payload = read_varint(message, at)
+        if key & 7 == LENGTH:
+            size, payload = read_varint(message, payload)
+            at = payload + size
+        else:
+            at = _end(message, payload, key & 7)
         if at > end:
             raise ValueError(f"the field at byte {start} ends beyond the message")
         yield key >> 3, start, payload, at
+
+
+def _end(message: bytes, at: int, wire_type: int) -> int:
+    """Where the value ends whose payload (for length-delimited ones: the length) starts at byte `at`."""
+    open_groups = 0
+    while True:
+        match wire_type:
+            case 0:  # VARINT
+                _, at = read_varint(message, at)
+            case 1:  # FIXED64
+                at += 8
+            case 2:  # LENGTH
+                size, at = read_varint(message, at)
+                at += size
+            case 3:  # GROUP_START
+                open_groups += 1
+            case 4 if open_groups:  # GROUP_END
+                open_groups -= 1
+            case 5:  # FIXED32
+                at += 4
+            case _:
+                raise ValueError(f"wire type {wire_type} before byte {at}")
+        if not open_groups:
+            return at
+        key, at = read_varint(message, at)
+        wire_type = key & 7
 
 
 def read_varint(buffer: bytes, at: int) -> tuple[int, int]:

@@ -45,7 +45,15 @@ def test_fields_of_a_message_are_found():
     ]
 
 
-@pytest.mark.parametrize("content", [b"\x12\x05abc", b"\x80", b"\x0f", b"\xff" * 11, b"\x09\x00"])
+def test_groups_are_one_field():
+    """The old kind of nesting, which unknown fields may have, is skipped as a whole."""
+    content = b"\x0b" + b"\x13\x0d\0\0\0\0\x14" + b"\x12\x01a" + b"\x0c" + b"\x18\x05"
+    assert list(wire.fields(content)) == [(1, 0, 1, 12), (3, 12, 13, 14)]
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x0c", b"\x0b\x08\x01", b"\x12\x05abc", b"\x80", b"\x0f", b"\xff" * 11, b"\x09\x00"]
+)
 def test_what_is_no_message_is_refused(content):
     """Lengths beyond the end, endless varints and unknown wire types."""
     with pytest.raises(ValueError, match="byte"):
