@@ -71,11 +71,16 @@ def _numbered(tree: Tree, tensors: Mapping[str, Tensor]) -> tuple[list[Kind | Le
                 nodes.append(child.kind)
                 todo.append((number, child))
         edges[at] = b"".join(references)
-    trainable = [leaf for leaf in tree.leaves if is_trainable(tensors[leaf.name].dtype)]
-    for name, leaves in (("variables", tree.leaves), ("trainable_variables", trainable)):
+    items = [_reference(numbers[leaf.name], str(item)) for item, leaf in enumerate(tree.leaves)]
+    trainable = [numbers[leaf.name] for leaf in tree.leaves if is_trainable(tensors[leaf.name].dtype)]
+    if len(trainable) < len(items):
+        trainable_items = [_reference(number, str(item)) for item, number in enumerate(trainable)]
+    else:
+        trainable_items = items
+    for name, references in (("variables", items), ("trainable_variables", trainable_items)):
         edges[0] += _reference(len(nodes), name)
         nodes.append(Kind.LIST)
-        edges.append(b"".join(_reference(numbers[leaf.name], str(item)) for item, leaf in enumerate(leaves)))
+        edges.append(b"".join(references))
     return nodes, edges
 
 

@@ -7,6 +7,9 @@ bytes are those of a deterministic C++ serialisation. Format: https://protobuf.d
 from collections.abc import Iterator
 from functools import lru_cache
 
+LENGTH = 2
+"""The wire type of length-delimited fields."""
+
 _SMALL = tuple(bytes((value,)) for value in range(128))
 
 
@@ -33,12 +36,23 @@ def number(field: int, value: int) -> bytes:
 @lru_cache(4096)
 def head(field: int, size: int) -> bytes:
     """What stands before the payload of a length-delimited field: its number (at most 15) and the payload's bytes."""
-    return _SMALL[field << 3 | 2] + varint(size)
+    return _SMALL[field << 3 | LENGTH] + varint(size)
 
 
 def chunk(field: int, payload: bytes) -> bytes:
     """A length-delimited field (message, bytes), present even when it is empty."""
     return head(field, len(payload)) + payload
+
+
+def tag(field: int) -> bytes:
+    """What stands before the length of a length-delimited field."""
+    return _SMALL[field << 3 | LENGTH]
+
+
+def delimited(value: str) -> bytes:
+    """The length and the bytes of a string: with `tag` before it a field, for strings that stand in several."""
+    payload = value.encode()
+    return varint(len(payload)) + payload
 
 
 def parts_of(field: int, *parts: bytes) -> tuple[bytes, ...]:
@@ -60,10 +74,6 @@ def entry(field: int, key: str, value: bytes) -> bytes:
 def shape(dims: tuple[int, ...]) -> bytes:
     """A TensorShapeProto; a scalar has no dims, a dim of size 0 is an empty message."""
     return b"".join(chunk(2, number(1, dim)) for dim in dims)
-
-
-LENGTH = 2
-"""The wire type of length-delimited fields."""
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
