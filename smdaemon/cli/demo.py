@@ -71,7 +71,7 @@ def _daemon(config: Path, root: Path) -> Iterator[Path]:
     """A running daemon's control socket; it is asked to stop at the end of the block and must exit with 0."""
     socket = root / "run" / "smdaemon" / "control.sock"
     with (root / "daemon.log").open("wb") as log_file:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - this interpreter, on a path that we made
             [sys.executable, "-m", "smdaemon", "run", "--config", str(config)],
             stderr=log_file,
             stdin=subprocess.DEVNULL,
@@ -83,19 +83,24 @@ def _daemon(config: Path, root: Path) -> Iterator[Path]:
         process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=_PATIENCE_SECONDS)
     if code != 0:
-        raise ConfigError("demo-failed", f"the daemon exited with {code}:\n{(root / 'daemon.log').read_text()}")
+        raise _failed(f"the daemon exited with {code}", root / "daemon.log")
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", socket: Path, log_file: Path) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            Client(str(socket)).get("/readyz")
-        except ConfigError:
+            if Client(str(socket)).get("/v1/status")["phase"] == "running":
+                return
+        except ConfigError:  # nobody listens yet
             time.sleep(0.02)
-        else:
-            return
-    raise ConfigError("demo-failed", f"the daemon did not come up:\n{log_file.read_text()}")
+    raise _failed("the daemon did not come up", log_file)
+
+
+def _failed(message: str, log_file: Path) -> ConfigError:
+    """The error of a daemon that did not do its part, after its log has been shown."""
+    print(log_file.read_text(), file=sys.stderr)
+    return ConfigError("demo-failed", message)
 
 
 def _scratch_config(root: Path) -> Path:

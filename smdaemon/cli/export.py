@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from smdaemon.cli.options import AsJson
 from smdaemon.errors import ConfigError
 from smdaemon.export.pipeline import Report, Silent
 from smdaemon.export.pipeline import export as export_source
@@ -35,7 +36,7 @@ def export(
     verify: bool = True,
     sync: bool = True,
     quiet: bool = False,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Export SOURCE as a SavedModel; EXPORT_DIR itself becomes the SavedModel.
 

@@ -1,0 +1,68 @@
+"""`smdaemon inspect`: what a SavedModel holds, without TensorFlow."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from smdaemon.cli import output
+from smdaemon.cli.options import AsJson
+from smdaemon.savedmodel.summary import MetaGraphSummary, Summary, TensorSummary, summarize
+
+
+def inspect(saved_model: Path, /, *, as_json: AsJson = False) -> None:
+    """Show the tags, signatures, variables, devices and sizes of a SavedModel.
+
+    Parameters
+    ----------
+    saved_model
+        The directory that holds saved_model.pb or saved_model.pbtxt.
+    """
+    summary = summarize(saved_model)
+    if as_json:
+        output.print_json(asdict(summary))
+        return
+    for line in _lines(summary):
+        print(output.visible(line))
+
+
+def _lines(summary: Summary) -> list[str]:
+    """The page, line by line. Plain text: a table of 100,000 variables must not wait for a layout."""
+    lines: list[str] = []
+    for meta_graph in summary.meta_graphs:
+        lines += _meta_graph(meta_graph)
+    lines.append(f"variables: {len(summary.variables)}, {output.human_bytes(summary.variable_bytes)}")
+    width = max((len(variable.name) for variable in summary.variables), default=0)
+    for variable in summary.variables:
+        shape = _shape(variable.shape)
+        lines.append(f"  {variable.name:<{width}}  {variable.dtype:<10} {shape}  {output.human_bytes(variable.bytes)}")
+    lines.append(f"files: {len(summary.files)}, {output.human_bytes(summary.total_bytes)}")
+    lines += [f"  {name}  {output.human_bytes(size)}" for name, size in summary.files.items()]
+    if summary.fingerprint is not None:
+        lines.append(f"fingerprint: {summary.fingerprint.uuid} (checksum {summary.fingerprint.saved_model_checksum})")
+    return lines
+
+
+def _meta_graph(meta_graph: MetaGraphSummary) -> list[str]:
+    lines = [f"meta graph: {', '.join(meta_graph.tags) or '(no tags)'}"]
+    if meta_graph.tensorflow_version:
+        lines.append(f"  written by TensorFlow {meta_graph.tensorflow_version}")
+    lines.append(f"  {meta_graph.nodes} nodes, {meta_graph.functions} functions")
+    for key, signature in meta_graph.signatures.items():
+        lines.append(f"  signature {key} ({signature.method})")
+        lines += [f"    input  {name}: {_tensor(tensor)}" for name, tensor in signature.inputs.items()]
+        lines += [f"    output {name}: {_tensor(tensor)}" for name, tensor in signature.outputs.items()]
+    for place, devices in meta_graph.devices.items():
+        lines += [f"  device {device}: {count} in {place}" for device, count in devices.items()]
+    if meta_graph.colocations:
+        lines.append(f"  {meta_graph.colocations} nodes are bound to the place of another")
+    return lines
+
+
+def _tensor(tensor: TensorSummary) -> str:
+    return f"{tensor.dtype} {_shape(tensor.shape)} from {tensor.tensor}"
+
+
+def _shape(shape: tuple[int | None, ...] | None) -> str:
+    """A shape as people write it: `?` for a dimension or a rank that is not known."""
+    if shape is None:
+        return "(?)"
+    return f"({', '.join('?' if dimension is None else str(dimension) for dimension in shape)})"
