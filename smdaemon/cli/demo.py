@@ -60,7 +60,9 @@ def _follow(client: Client) -> Json:
     """Print each state of the first job as it is reached; the job as it ended."""
     for event in client.events(after=0):
         job: Json = event.data["job"]
-        print(f"  job {job['id']}  {job['state']:<11} {job['bytes_done']:>12,} of {job['bytes_total']:,} bytes")
+        done, total, rate = job["bytes_done"], job["bytes_total"], job["bytes_per_second"]
+        speed = f"  {rate / 1e9:.1f} GB/s" if rate else ""
+        print(f"  job {job['id']}  {job['state']:<11} {done:>12,} of {total:,} bytes{speed}", flush=True)
         if job["state"] in {"published", "failed", "cancelled", "superseded"}:
             return job
     raise ConfigError("no-daemon", "the daemon ended before the export did")
@@ -121,11 +123,11 @@ def _shipped_config() -> str:
 
 
 def _write_checkpoint(path: Path) -> None:
-    """A small two-layer ranker as safetensors, bf16 among its tensors: about 40 MiB, so that there is progress to see."""
+    """A small two-layer ranker as safetensors, bf16 among its tensors: about 260 MiB, so that there is progress to see."""
     import numpy as np
 
     rng = np.random.default_rng(STEP)
-    values: dict[str, tuple[str, np.ndarray]] = {"embedding": ("F32", rng.standard_normal((8192, 1024), np.float32))}
+    values: dict[str, tuple[str, np.ndarray]] = {"embedding": ("F32", rng.standard_normal((65536, 1024), np.float32))}
     for layer, (rows, columns) in enumerate([(1024, 1024), (1024, 128)]):
         kernel = rng.standard_normal((rows, columns), np.float32)
         values[f"layer/{layer}/kernel"] = ("BF16", (kernel.view(np.uint32) >> 16).astype(np.uint16))

@@ -49,4 +49,7 @@ class Backend(Protocol):
         """Run a failed or cancelled job again; ConfigError job-unknown, job-not-retryable."""
 
     def events(self, after: int | None, /) -> AbstractAsyncContextManager[AsyncIterator[v1.Event]]:
-        """The moves of all jobs with seq above `after` (None: only those from now on), then live ones."""
+        """The moves of all jobs with seq above `after` (None: only those from now on), then live ones.
+
+        Events with seq 0 tell the progress of what runs, a few times a second.
+        """

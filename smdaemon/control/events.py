@@ -16,7 +16,9 @@ KEEP_ALIVE_SECONDS = 15
 
 
 class EventStream(Response):
-    """The events after `after` (None: from now on), one `job` event for each move, its seq as the id to resume from.
+    """The events after `after` (None: from now on): a `job` event for each move, its seq as the id to resume from.
+
+    Between the moves come `progress` events of the jobs that run; they have no id, and who missed one lost nothing.
 
     Written against ASGI itself: the stream, the keep-alive and the wait for the client's end are tasks of one nursery,
     and none of them lives inside a generator.
@@ -55,6 +57,8 @@ class EventStream(Response):
 def render_event(event: Event) -> bytes:
     """One event as the text of the event stream; JSON has no raw newline, so the data is one line."""
     data = to_json(message_to_dict(event))
+    if not event.seq:
+        return b"event: progress\ndata: %s\n\n" % data
     return b"id: %d\nevent: job\ndata: %s\n\n" % (event.seq, data)
 
 

@@ -1,8 +1,8 @@
 """What the control socket may see and ask of the daemon: an implementation of `control.backend.Backend`."""
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from smdaemon.control.metrics import Metrics
 from smdaemon.daemon.intake import Intake
 from smdaemon.errors import ConfigError, SmdaemonError
 from smdaemon.export.budget import ByteBudget
-from smdaemon.jobs.bus import Lagged
+from smdaemon.jobs.bus import Lagged, Notice
 from smdaemon.jobs.job import Job, JobError, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.messages import error_message, event_message, set_time, to_message
@@ -25,6 +25,7 @@ from smdaemon.proto import v1
 from smdaemon.watch.watcher import WatchState
 
 _PAGE = 500
+_PROGRESS_SECONDS = 0.25
 
 
 @dataclass
@@ -166,30 +167,37 @@ class View:
 
     @asynccontextmanager
     async def events(self, after: int | None, /) -> AsyncIterator[AsyncIterator[v1.Event]]:
-        """The moves after `after`, from the journal and then live; a reader who falls behind is served from the journal."""
-        yield self._moves(self._ledger.bus.last_seq if after is None else after)
+        """The moves after `after`, from the journal and then live, and between them the progress of what runs (seq 0)."""
+        async with aclosing(self._moves(self._ledger.bus.last_seq if after is None else after)) as moves:
+            yield moves
 
-    async def _moves(self, seen: int) -> AsyncIterator[v1.Event]:
-        while not self._stopping.is_set():
+    async def _moves(self, seen: int) -> AsyncGenerator[v1.Event, None]:
+        while True:  # once, and again whenever this reader has fallen behind the bus
             with self._ledger.bus.subscribe() as live:
                 while past := await self._ledger.moves_after(seen, _PAGE):
                     for move in past:
                         seen = move.seq
                         yield event_message(move)
-                async for notice in live:
+                while True:
+                    notice: Notice | None = None
+                    try:
+                        with trio.move_on_after(_PROGRESS_SECONDS):
+                            notice = await live.receive()
+                    except trio.EndOfChannel:
+                        return  # the bus is closed: the daemon stops
                     if isinstance(notice, Lagged):
                         break
-                    if notice.seq > seen:
+                    if notice is None:
+                        for attempt in self._scheduler.attempts():
+                            yield v1.Event(job=self._message(attempt.job))
+                    elif notice.seq > seen:
                         seen = notice.seq
                         yield event_message(notice)
-                else:
-                    return  # the bus is closed: the daemon stops
 
     def _message(self, job: Job) -> v1.Job:
         attempt = self._scheduler.attempt(job.id)
         if attempt is None:
-            done = job.bytes_total if job.state is State.PUBLISHED else 0
-            return to_message(job, bytes_done=done)
+            return to_message(job)
         progress = attempt.progress
         return to_message(job, bytes_done=progress.bytes_done, bytes_per_second=progress.rate)
 

@@ -6,19 +6,24 @@ from typing import TYPE_CHECKING
 
 from smdaemon.jobs.job import Job, JobError, Moved, Transition
 from smdaemon.jobs.rows import printable
+from smdaemon.jobs.states import State
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
     from smdaemon.proto import v1
 
+_WRITTEN = {State.VERIFYING, State.COMMITTING, State.PUBLISHED}
+
 
 def to_message(
-    job: Job, *, bytes_done: int = 0, bytes_per_second: float = 0.0, history: Iterable[Transition] = ()
+    job: Job, *, bytes_done: int | None = None, bytes_per_second: float = 0.0, history: Iterable[Transition] = ()
 ) -> "v1.Job":
-    """The job as a message; `bytes_done` and `bytes_per_second` are of the attempt under way."""
+    """The job as a message; `bytes_done` and `bytes_per_second` are of the attempt under way, else by the state."""
     from smdaemon.proto import v1
 
+    if bytes_done is None:
+        bytes_done = job.bytes_total if job.state in _WRITTEN else 0
     message = v1.Job(
         id=job.id,
         model=printable(job.model),

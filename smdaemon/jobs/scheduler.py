@@ -87,6 +87,10 @@ class Scheduler:
         """The attempt under way of a job, for its progress."""
         return self._running.get(job_id)
 
+    def attempts(self) -> list[Attempt]:
+        """The attempts under way."""
+        return list(self._running.values())
+
     def wake(self) -> None:
         """Look again."""
         self._changed.set()
