@@ -37,6 +37,8 @@ def read_varint(buffer: Buffer, position: int, limit: int) -> tuple[int, int]:
 
     Raises DropError `bundle-corrupt` where it crosses `limit` or does not fit 64 bits.
     """
+    if position < limit and (byte := buffer[position]) < 0x80:
+        return byte, position + 1
     value = shift = 0
     for index in range(position, min(limit, position + VARINT_MAX_BYTES)):
         byte = buffer[index]

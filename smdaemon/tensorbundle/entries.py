@@ -13,6 +13,7 @@ Fields that are 0 are left out; the shape is always there, `12 00` for a scalar.
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 from smdaemon.tensorbundle.coding import corrupt, read_fixed32, read_varint, varint
@@ -25,6 +26,7 @@ RANK_LIMIT = 254
 ELEMENTS_LIMIT = 1 << 58
 """Of any dtype: their bytes can be counted in 63 bits."""
 
+_CACHED_SHAPE_BYTES = 64
 _INT64_SIGN = 1 << 63
 _CRC_FIELD = struct.Struct("<BI").pack
 
@@ -120,7 +122,8 @@ def decode_entry(value: bytes) -> BundleEntry:
     slices: list[TensorSlice] = []
     for number, content in _fields(value):
         if number == 2:
-            shape += _shape(_bytes(content))
+            raw = _bytes(content)
+            shape += _shape(raw) if len(raw) > _CACHED_SHAPE_BYTES else _cached_shape(raw)
         elif number == 7:
             slices.append(_slice(_bytes(content)))
         elif number in numbers:
@@ -143,6 +146,10 @@ def _shape(value: bytes) -> tuple[int, ...]:
         elif number == 3 and content:
             raise corrupt("an entry of the index has a shape of unknown rank")
     return tuple(dims)
+
+
+# Many tensors have the same shape.
+_cached_shape = lru_cache(maxsize=256)(_shape)
 
 
 def _slice(value: bytes) -> TensorSlice:

@@ -272,3 +272,14 @@ heavy = {"numpy", "ml_dtypes", "google.protobuf", "trio", "concurrent.futures"} 
 sys.exit(f"imported {heavy}" if heavy else 0)
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "v")], check=True)
+
+
+def test_keys_that_are_no_utf8_survive(tmp_path: Path):
+    """A name with an undecodable byte, as Python holds it, is that byte in the index; slices of it are found."""
+    whole = np.arange(4, dtype=np.float32)
+    parts = [(TensorSlice.parse("0,2"), ArrayTensor(whole[:2])), (TensorSlice.parse("2,2"), ArrayTensor(whole[2:]))]
+    files = write_bundle(tmp_path / "v", {"a\udcff": PartitionedTensor(FLOAT32, (4,), parts)}, sync=False)
+    assert b"a\xff" in files.index
+    with BundleReader(tmp_path / "v") as reader:
+        assert reader.keys() == ["a\udcff"]
+        np.testing.assert_array_equal(reader.array("a\udcff"), whole)
