@@ -73,20 +73,21 @@ def _check_variables(saved: SavedObjectGraph, trackable: TrackableObjectGraph, e
         node, twin = _node_at(saved.nodes, at), _node_at(trackable.nodes, other)
         twins = {child.local_name: child.node_id for child in twin.children}
         for child in node.children:
-            target = _node_at(saved.nodes, child.node_id)
-            is_variable = target.WhichOneof("kind") == "variable"
-            if child.local_name not in twins:
-                if is_variable:
-                    missing[child.node_id] = target.variable.name or child.local_name
-                continue
-            pair = (child.node_id, twins[child.local_name])
+            number = twins.get(child.local_name)
+            pair = (child.node_id, -1 if number is None else number)
             if pair in seen:
                 continue
             seen.add(pair)
-            todo.append(pair)
+            target = _node_at(saved.nodes, child.node_id)
+            is_variable = target.HasField("variable")
+            if number is None:
+                if is_variable:
+                    missing[child.node_id] = target.variable.name or child.local_name
+                continue
+            todo.append((child.node_id, number))
             if is_variable:
                 matched.add(child.node_id)
-                _check_variable(target.variable, _node_at(trackable.nodes, pair[1]), entries)
+                _check_variable(target.variable, _node_at(trackable.nodes, number), entries)
     lost = [name for number, name in missing.items() if number not in matched]
     if lost:
         raise inconsistent(f"the bundle's object graph has no value for variable {lost[0]!r}")
@@ -120,7 +121,9 @@ def _check_shape(key: str, entry: BundleEntry, shape: TensorShapeProto) -> None:
     """A dimension of -1 fits any size."""
     if shape.unknown_rank:
         return
-    wanted = tuple(dim.size for dim in shape.dim)
+    wanted = tuple([dim.size for dim in shape.dim])
+    if wanted == entry.shape:
+        return
     if len(wanted) != len(entry.shape) or any(
         size not in {-1, found} for size, found in zip(wanted, entry.shape, strict=True)
     ):

@@ -1,10 +1,18 @@
 """Fingerprints against TensorFlow's own."""
 
-import pytest
-from savedmodel_values import floats
+import tempfile
+from pathlib import Path
 
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from savedmodel_values import floats, tensors
+
+from smdaemon.errors import DropError
 from smdaemon.proto.tensorflow import FingerprintDef
-from smdaemon.savedmodel import write_weights
+from smdaemon.savedmodel import verify, write_weights
+from smdaemon.savedmodel.canonical import canonical
 from smdaemon.savedmodel.fingerprint import differences, fingerprint_of
 from smdaemon.savedmodel.reader import read_fingerprint, read_index, read_saved_model
 
@@ -80,8 +88,8 @@ def test_fingerprint_of_a_model_that_tensorflow_saves(tmp_path):
 
 def test_uuid_follows_from_the_hashes(tmp_path):
     """The same content has the same id, other content another; it is a decimal number of 128 bits."""
-    for name, tensors in {"one": floats("ab"), "same": floats("ab"), "other": floats("ba")}.items():
-        write_weights(tmp_path / name, tensors)
+    for name, named in {"one": floats("ab"), "same": floats("ab"), "other": floats("ba")}.items():
+        write_weights(tmp_path / name, named)
     one, same, other = (read_fingerprint(tmp_path / name).uuid for name in ("one", "same", "other"))
     assert one == same != other
     assert 0 <= int(one) < 2**128
@@ -95,3 +103,25 @@ def test_differences_names_the_hash_that_is_off(tmp_path):
         stored = read_fingerprint(tmp_path / "model")
         setattr(stored, name, getattr(stored, name) ^ 1)
         assert differences(stored, content, model, read_index(tmp_path / "model")) == [name]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(
+        st.lists(st.text(min_size=1, max_size=4), min_size=1, max_size=3).map("/".join),
+        st.sampled_from([np.zeros(2, np.float32), np.ones((0, 3), np.int64), np.array(b"s", dtype=object)]),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_what_is_written_is_canonical(arrays):
+    """Whatever the names, the writer's short cut through its own bytes and the long way through the messages agree."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            write_weights(Path(folder, "model"), tensors(arrays), sync=False)
+        except DropError:
+            return
+        content, model = read_saved_model(Path(folder, "model"))
+        assert content == canonical(model)
+        assert read_fingerprint(Path(folder, "model")) == ours(Path(folder, "model"))
+        assert verify(Path(folder, "model")).fingerprint == "matches"
