@@ -3,11 +3,15 @@
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import product
 from math import prod
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from smdaemon.errors import DropError, fault
 from smdaemon.sources.files import READ_BYTES, SourceFile
+
+if TYPE_CHECKING:
+    import numpy as np
 
 try:  # ten times zlib's speed, where it is installed
     from isal.isal_zlib import crc32  # type: ignore[import-not-found,unused-ignore]  # not a dependency
@@ -16,6 +20,9 @@ except ImportError:
 
 BAND_BYTES = 32 << 20
 """What a column-major value may take of host memory while it is put in row-major order."""
+
+_SHORT_COLUMN_BYTES = 16 << 10
+"""Columns up to this size are read many at once and picked from: as dear as a read of a part of each."""
 
 
 class Extent(Protocol):
@@ -152,8 +159,9 @@ class _Inflater:
 class RowMajorExtent:
     """A column-major (Fortran-order) value as a row-major stream, band by band with bounded memory.
 
-    A band is a range of the first axis: in each column its rows lie together, so every column gives one read. A value that
-    cannot be read by position (it is deflated) is unpacked first, beyond BAND_BYTES into an unnamed temporary file.
+    A band is a range of one axis with all of the axes after it and one place of the axes before it. It is a range of the
+    first axis, unless a single row exceeds BAND_BYTES: then each place of the axes before costs one more pass of the value.
+    A value that cannot be read by position (it is deflated) is unpacked first, beyond BAND_BYTES into a temporary file.
     """
 
     def __init__(self, extent: StoredExtent | DeflatedExtent, shape: tuple[int, ...], itemsize: int) -> None:
@@ -164,29 +172,47 @@ class RowMajorExtent:
 
     def chunks(self, unit: int) -> Iterator[memoryview]:
         """See `Extent`; `unit` must be the size of an element."""
-        import numpy as np
-
-        item = np.dtype((np.void, self._itemsize))
-        rows = self._shape[0]
-        columns = prod(self._shape[1:])
-        rows_in_band = max(BAND_BYTES // (columns * self._itemsize), 1)
+        axis = 0
+        while axis + 1 < len(self._shape) and prod(self._shape[axis + 1 :]) * self._itemsize > BAND_BYTES:
+            axis += 1
+        before, length, after = self._shape[:axis], self._shape[axis], self._shape[axis + 1 :]
+        count = max(1, BAND_BYTES // (max(prod(before), prod(after)) * self._itemsize))
         step = max(READ_BYTES // unit, 1)
         with ExitStack() as stack:
             read_into = self._random_access(stack)
-            for first in range(0, rows, rows_in_band):
-                count = min(rows_in_band, rows - first)
-                band = np.empty((*reversed(self._shape[1:]), count), item)
-                view = memoryview(band.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # numpy is a buffer
-                run = count * self._itemsize
-                if count == rows:
-                    read_into(0, view)
-                else:
-                    for column in range(columns):
-                        start = (column * rows + first) * self._itemsize
-                        read_into(start, view[column * run : (column + 1) * run])
-                turned = band.transpose()
-                for start in range(0, band.size, step):
-                    yield memoryview(turned.flat[start : start + step].view(np.uint8))  # type: ignore[arg-type]  # as above
+            for indices in product(*map(range, before)):
+                place = sum(index * prod(before[:position]) for position, index in enumerate(indices))
+                for first in range(0, length, count):
+                    band = self._band(read_into, axis, place, range(first, min(first + count, length)))
+                    turned = band.reshape(*reversed(after), -1).transpose()
+                    for start in range(0, turned.size, step):
+                        yield _bytes_of(turned.flat[start : start + step])
+
+    def _band(
+        self, read_into: Callable[[int, memoryview], None], axis: int, place: int, along: range
+    ) -> "np.ndarray[Any, Any]":
+        """The elements of a band, [columns, along]: a column is what lies together in the file up to the band's axis."""
+        import numpy as np
+
+        # numpy moves whole words faster than opaque bytes
+        item = f"u{self._itemsize}" if self._itemsize in {1, 2, 4, 8} else f"V{self._itemsize}"
+        inner, length, columns = prod(self._shape[:axis]), self._shape[axis], prod(self._shape[axis + 1 :])
+        column_bytes = length * inner * self._itemsize
+        band = np.empty((columns, len(along)), item)
+        if column_bytes <= _SHORT_COLUMN_BYTES:
+            block = READ_BYTES // column_bytes or 1
+            for column in range(0, columns, block):
+                whole = np.empty((min(block, columns - column), length, inner), item)
+                read_into(column * column_bytes, _bytes_of(whole))
+                band[column : column + block] = whole[:, along.start : along.stop, place]
+            return band
+        # of a single element along the axis its neighbours, which may be many, are not read
+        low, width = (place, 1) if len(along) == 1 else (0, inner)
+        part = np.empty((len(along), width), item)
+        for column in range(columns):
+            read_into(column * column_bytes + (along.start * inner + low) * self._itemsize, _bytes_of(part))
+            band[column] = part[:, place - low]
+        return band
 
     def _random_access(self, stack: ExitStack) -> Callable[[int, memoryview], None]:
         """A function that reads any part of the value; its checksum has been compared by then."""
@@ -210,3 +236,7 @@ class RowMajorExtent:
             spool.readinto(buffer)
 
         return read_into
+
+
+def _bytes_of(array: "np.ndarray[Any, Any]") -> memoryview:
+    return memoryview(array.reshape(-1).view("u1"))  # type: ignore[arg-type]  # numpy arrays are buffers

@@ -56,6 +56,25 @@ def test_arrays_of_many_chunks_and_bands(tmp_path, monkeypatch, save, order, dty
     assert read_all(tmp_path / "x.npz") == {"x": value_of(array)}
 
 
+@settings(deadline=None, max_examples=150)
+@given(
+    shape=hnp.array_shapes(min_dims=2, max_dims=4, max_side=7),
+    dtype=st.sampled_from(["u1", "<i2", "<f8", "<c16", "S3"]),
+    band_bytes=st.integers(1, 300),
+    reads=st.tuples(st.sampled_from([0, 10, 1000]), st.integers(16, 100)),
+)
+def test_column_major_values_in_bands_of_any_size(shape, dtype, band_bytes, reads, tmp_path_factory):
+    """However little memory a band may take, the elements come in row-major order."""
+    path = tmp_path_factory.getbasetemp() / "bands.npy"
+    array = np.asfortranarray(np.arange(np.prod(shape)).reshape(shape).astype(dtype))
+    np.save(path, array)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extents, "BAND_BYTES", band_bytes)
+        patch.setattr(extents, "_SHORT_COLUMN_BYTES", reads[0])
+        patch.setattr(extents, "READ_BYTES", reads[1])
+        assert read_all(path) == {"bands": value_of(array)}
+
+
 def test_large_deflated_fortran_array_is_spooled_to_disk(tmp_path, monkeypatch):
     """A column-major value that is deflated and larger than a band goes through a temporary file, not memory."""
     monkeypatch.setattr(extents, "BAND_BYTES", 1 << 16)

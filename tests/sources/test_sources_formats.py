@@ -44,7 +44,7 @@ def test_files_are_claimed_by_name(tmp_path, name, expected):
 
 def test_directories_are_claimed_by_what_they_hold(tmp_path):
     """A directory with arrays is a drop; one that holds drops of other formats, or nothing, is a place to look into."""
-    for folder, files in {
+    for folder, names in {
         "arrays": ["a.npy", "notes.txt"],
         "nested": ["layer/0/a.npy"],
         "run": ["ckpt-1.npz", "curve.npy"],
@@ -55,7 +55,7 @@ def test_directories_are_claimed_by_what_they_hold(tmp_path):
         ".arrays": ["a.npy"],
         "named.npz": ["a.txt"],
     }.items():
-        for file in files:
+        for file in names:
             (tmp_path / folder / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / file).touch()
     claimed = {path.name for path in tmp_path.iterdir() if claiming(path)}
