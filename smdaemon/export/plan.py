@@ -4,9 +4,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from smdaemon.config import ModelSettings
-from smdaemon.proto.v1 import ExportRequest
+if TYPE_CHECKING:  # for an export without a daemon, which reads neither, they would take longer than the export
+    from smdaemon.config import ModelSettings
+    from smdaemon.proto.v1 import ExportRequest
 
 SHARD_BYTES = 256 << 20
 """A data file of this size is worth a thread of its own."""
@@ -28,7 +30,7 @@ class ExportPlan:
     sync: bool = True
 
     @classmethod
-    def of(cls, source: Path, model: ModelSettings, request: ExportRequest) -> "ExportPlan":
+    def of(cls, source: Path, model: "ModelSettings", request: "ExportRequest") -> "ExportPlan":
         """The plan for `source`: what the request leaves open, the model decides."""
         return cls(
             source=source,

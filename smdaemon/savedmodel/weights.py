@@ -26,7 +26,8 @@ from smdaemon.savedmodel.constants import (
 from smdaemon.savedmodel.object_graph import ObjectGraphs, object_graphs
 from smdaemon.savedmodel.restore_graph import RestoreGraph, restore_graph
 from smdaemon.savedmodel.tree import nest
-from smdaemon.tensorbundle.tensors import ArrayTensor, Tensor
+from smdaemon.tensorbundle.dtypes import STRING
+from smdaemon.tensorbundle.tensors import Buffer, Tensor
 from smdaemon.tensorbundle.writer import write_bundle
 
 TENSORFLOW_VERSION = "2.21.0"
@@ -70,7 +71,7 @@ def write_weights(
     objects = object_graphs(tree, tensors)
     graph = restore_graph(tree, tensors, objects.keys)
     bundle: dict[str, Tensor] = {objects.keys[name]: tensor for name, tensor in tensors.items()}
-    bundle[OBJECT_GRAPH_KEY] = _scalar(objects.trackable)
+    bundle[OBJECT_GRAPH_KEY] = _StringScalar(objects.trackable)
     model = _saved_model(tags, graph, objects)
     with _new_directory(export_dir) as undo:
         variables = export_dir / VARIABLES_DIRECTORY
@@ -103,11 +104,21 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
             raise DropError("dtype-unsupported", f"TensorFlow has no variables of {dtype}, the dtype of {name!r}")
 
 
-def _scalar(content: bytes) -> Tensor:
-    """A string tensor of one element."""
-    import numpy as np
+class _StringScalar:
+    """A string tensor of one element. An ArrayTensor would do, but for it numpy is loaded, which takes 0.2 s."""
 
-    return ArrayTensor(np.array(content, dtype=object))
+    dtype = STRING
+    shape = ()
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @property
+    def nbytes(self) -> int:
+        return len(self._content)
+
+    def buffers(self) -> Iterator[Buffer]:
+        yield self._content
 
 
 def _saved_model(tags: Sequence[str], graph: RestoreGraph, objects: ObjectGraphs) -> bytes:
