@@ -1,19 +1,22 @@
 """`smdaemon export`: one source to one SavedModel, without a daemon."""
 
 import json
+import os
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import Parameter
 
 from smdaemon.cli.options import AsJson
-from smdaemon.errors import ConfigError
-from smdaemon.export.pipeline import Report, Silent
+from smdaemon.errors import ConfigError, fault
+from smdaemon.export.pipeline import Exported, Report, Silent
 from smdaemon.export.pipeline import export as export_source
 from smdaemon.export.plan import ExportPlan
 from smdaemon.publish.local import publish
@@ -21,10 +24,13 @@ from smdaemon.publish.local import publish
 if TYPE_CHECKING:
     import rich.progress
 
+_SHARDS_LIMIT = 99_999  # the file names have five digits
+
 
 def export(
     source: Path,
     export_dir: Path,
+    /,
     *,
     format: str = "auto",  # noqa: A002 - the flag's name
     tags: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
@@ -72,55 +78,87 @@ def export(
     as_json
         Print the result as JSON.
     """
+    if not 0 <= shards <= _SHARDS_LIMIT:
+        raise _usage(f"--shards takes 0 to {_SHARDS_LIMIT}, not {shards}")
     plan = ExportPlan(
         source=source,
         format=format,
         tags=tuple(tags or ["serve"]),
         include=tuple(include or ()),
         exclude=tuple(exclude or ()),
-        rename=dict(_pair(item) for item in rename or ()),
-        separator=separator,
+        rename=_renames(rename or ()),
+        separator=separator or None,
         shards=shards,
         verify=verify,
         sync=sync,
     )
     began = time.perf_counter()
     target = export_dir.absolute()
-    if target.exists():
-        raise ConfigError("export-dir-exists", f"{str(export_dir)!r} exists already")
-    if not target.parent.is_dir():
-        raise ConfigError("directory-missing", f"{str(target.parent)!r} is not a directory")
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        draft = Path(scratch, "draft")
-        with _progress(shown=not quiet and sys.stderr.isatty()) as report:
-            exported = export_source(plan, draft, report)
-        if not publish(draft, target):
-            raise ConfigError("export-dir-exists", f"{str(export_dir)!r} exists already")
+    with _ended_by_sigterm(), _progress(shown=not quiet and sys.stderr.isatty()) as report:
+        exported = _export_whole(plan, target, report)
     seconds = time.perf_counter() - began
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "export_dir": str(target),
-                    "tensors": exported.tensors,
-                    "bytes": exported.nbytes,
-                    "seconds": round(seconds, 3),
-                }
-            )
-        )
+        result = {"tensors": exported.tensors, "bytes": exported.nbytes, "seconds": round(seconds, 3)}
+        print(json.dumps({"export_dir": str(target)} | result))
     elif not quiet:
         from smdaemon.cli.output import human_bytes, visible
 
-        print(
-            f"{visible(str(export_dir))}: {exported.tensors} tensors, {human_bytes(exported.nbytes)} in {seconds:.2f} s"
-        )
+        tensors = f"{exported.tensors} tensor{'' if exported.tensors == 1 else 's'}"
+        print(f"{visible(str(export_dir))}: {tensors}, {human_bytes(exported.nbytes)} in {seconds:.2f} s")
+
+
+def _export_whole(plan: ExportPlan, target: Path, report: Report) -> Exported:
+    """Write beside `target`, then rename; what is beside it is removed however this ends."""
+    try:
+        if os.path.lexists(target):
+            raise ConfigError("export-dir-exists", f"{str(target)!r} exists already")
+        scratch = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        # the random name of the scratch directory would say nothing: name the directory that refused
+        refused = OSError(error.errno, os.strerror(error.errno or 0), str(target.parent))
+        raise fault(refused, "export directory") from error
+    with scratch as folder:
+        draft = Path(folder, "draft")
+        exported = export_source(plan, draft, report)
+        if not publish(draft, target):
+            raise ConfigError("export-dir-exists", f"{str(target)!r} exists already")
+    return exported
+
+
+def _renames(items: Sequence[str]) -> dict[str, str]:
+    """The names that OLD=NEW items give; ConfigError usage for an item that is none, or two for one name."""
+    renames: dict[str, str] = {}
+    for item in items:
+        old, new = _pair(item)
+        if old in renames:
+            raise _usage(f"--rename gives {old!r} two names, {renames[old]!r} and {new!r}")
+        renames[old] = new
+    return renames
 
 
 def _pair(item: str) -> tuple[str, str]:
     old, separator, new = item.partition("=")
     if not (old and separator and new):
-        raise ConfigError("usage", f"--rename takes OLD=NEW, not {item!r}")
+        raise _usage(f"--rename takes OLD=NEW, not {item!r}")
     return old, new
+
+
+def _usage(message: str) -> ConfigError:
+    return ConfigError("usage", message, remedy="see: smdaemon export --help")
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as an exception does, so that nothing half written is left."""
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Bar:
