@@ -24,6 +24,7 @@ from smdaemon.publish.local import publish
 if TYPE_CHECKING:
     import rich.progress
 
+_Repeated = Annotated[list[str] | None, Parameter(negative="")]
 _SHARDS_LIMIT = 99_999  # the file names have five digits
 
 
@@ -33,15 +34,15 @@ def export(
     /,
     *,
     format: str = "auto",  # noqa: A002 - the flag's name
-    tags: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    include: list[str] | None = None,
-    exclude: list[str] | None = None,
-    rename: list[str] | None = None,
+    tags: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    include: _Repeated = None,
+    exclude: _Repeated = None,
+    rename: _Repeated = None,
     separator: str | None = None,
     shards: int = 0,
     verify: bool = True,
     sync: bool = True,
-    quiet: bool = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Export SOURCE as a SavedModel; EXPORT_DIR itself becomes the SavedModel.

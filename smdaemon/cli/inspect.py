@@ -5,6 +5,7 @@ from pathlib import Path
 
 from smdaemon.cli import output
 from smdaemon.cli.options import AsJson
+from smdaemon.errors import fault
 from smdaemon.savedmodel.summary import MetaGraphSummary, Summary, TensorSummary, summarize
 
 
@@ -16,7 +17,10 @@ def inspect(saved_model: Path, /, *, as_json: AsJson = False) -> None:
     saved_model
         The directory that holds saved_model.pb or saved_model.pbtxt.
     """
-    summary = summarize(saved_model)
+    try:
+        summary = summarize(saved_model)
+    except OSError as error:
+        raise fault(error, "reading the SavedModel") from error
     if as_json:
         output.print_json(asdict(summary))
         return

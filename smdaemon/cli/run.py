@@ -1,8 +1,10 @@
 """`smdaemon run`: the daemon in the foreground."""
 
 from pathlib import Path
+from typing import Annotated
 
 import trio
+from cyclopts import Parameter
 
 from smdaemon import log
 from smdaemon.config import load_config
@@ -10,7 +12,7 @@ from smdaemon.daemon.daemon import Daemon
 from smdaemon.errors import SmdaemonError
 
 
-def run(*, config: Path = Path("/etc/smdaemon/config.toml")) -> None:
+def run(*, config: Annotated[Path, Parameter(name=("--config", "-c"))] = Path("/etc/smdaemon/config.toml")) -> None:
     """Watch directories and publish what drops there, until SIGTERM.
 
     SIGTERM and SIGINT drain: running exports may finish until the deadline, the rest goes on at the next start. A second

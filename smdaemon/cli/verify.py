@@ -5,6 +5,7 @@ from pathlib import Path
 
 from smdaemon.cli import output
 from smdaemon.cli.options import AsJson
+from smdaemon.errors import fault
 
 
 def verify(saved_model: Path, /, *, as_json: AsJson = False) -> None:
@@ -19,7 +20,10 @@ def verify(saved_model: Path, /, *, as_json: AsJson = False) -> None:
     """
     from smdaemon.savedmodel.verify import verify as verify_saved_model
 
-    verified = verify_saved_model(saved_model)
+    try:
+        verified = verify_saved_model(saved_model)
+    except OSError as error:
+        raise fault(error, "reading the SavedModel") from error
     if as_json:
         output.print_json(asdict(verified))
     else:
