@@ -7,16 +7,13 @@ from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
+from isal.isal_zlib import crc32  # zlib's own would take half of the time of an export
+
 from smdaemon.errors import DropError, fault
 from smdaemon.sources.files import READ_BYTES, SourceFile
 
 if TYPE_CHECKING:
     import numpy as np
-
-try:  # ten times zlib's speed, where it is installed
-    from isal.isal_zlib import crc32  # type: ignore[import-not-found,unused-ignore]  # not a dependency
-except ImportError:
-    from zlib import crc32
 
 BAND_BYTES = 32 << 20
 """What a column-major value may take of host memory while it is put in row-major order."""
