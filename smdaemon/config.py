@@ -39,7 +39,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     host_memory: str = "1GiB"
     # how long a stopping daemon lets running exports finish
     drain_seconds: NotNegative = 30.0
+    # the least important events that are logged
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # what a log line looks like; auto is text on a terminal and JSON elsewhere
     log_format: Literal["auto", "json", "text"] = "auto"
 
     @property
@@ -67,7 +69,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     version: Literal["step", "timestamp", "sequence"] = "step"
     # what happens to older drops that wait: all are exported, or only the latest
     on_backlog: Literal["all", "latest"] = "all"
-    # what happens to device annotations
+    # what happens to device annotations; weights have none, so both give the same export
     devices: Literal["keep", "strip"] = "strip"
     # tags of the meta graph
     tags: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["serve"])

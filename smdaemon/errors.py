@@ -181,13 +181,13 @@ CODES: dict[str, Code] = {
         "the journal of the jobs is damaged, or is another program's file",
         "stop the daemon and restore the file from a copy, or move it away to begin an empty journal",
     ),
-    # jobs, asked about over the socket: ConfigError (the asker must act)
+    # commands and requests over the socket: ConfigError (the asker must act)
     "job-unknown": Code("there is no job of that id", "list the jobs with: smdaemon jobs"),
     "job-not-cancellable": Code("the job has ended already or is being committed", "nothing needs to be done"),
     "job-not-retryable": Code("the job has not failed", "only failed and cancelled jobs can be retried"),
+    "usage": Code("the command line or the request to the socket is off", "see: smdaemon --help"),
     # a bug
     "internal-error": Code("smdaemon met an error that it did not foresee", "report it, with the log of the daemon"),
     "internal": Code("smdaemon itself is at fault", "report it, with the daemon's log"),
     "demo-failed": Code("the demonstration did not end as it should", "report it with what it printed"),
-    "usage": Code("the command line or the request to the socket is off", "see: smdaemon --help"),
 }
