@@ -1,11 +1,11 @@
-"""Commands against the served FakeBackend of tests/control."""
+"""Commands against the served FakeBackend of tests/control, and as processes of tests/daemon."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent.parent / "control"))
+sys.path += [str(Path(__file__).parent.parent / room) for room in ("control", "daemon")]
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ descriptor GO can be read, or until it is told to stop: so an export is surely u
 
 import os
 import select
+import signal
 import sys
 
 from smdaemon.cli.main import main
@@ -28,5 +29,6 @@ def hold(tell: int, go: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background may ignore it
     hold(int(sys.argv[1]), int(sys.argv[2]))
     main(sys.argv[3:])
