@@ -137,10 +137,11 @@ def _write_shards(
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(len(files), thread_name_prefix="bundle-shard") as pool:
-        running = [
-            pool.submit(progress.guard, _write_shard, file, shard, divided[shard]) for shard, file in enumerate(files)
-        ]
         try:
+            running = [
+                pool.submit(progress.guard, _write_shard, file, shard, divided[shard])
+                for shard, file in enumerate(files)
+            ]
             written = [future.result() for future in running]
         except BaseException as error:  # noqa: BLE001 - an interrupt too must stop the threads
             raise progress.fail(error) from None
