@@ -159,8 +159,18 @@ CODES: dict[str, Code] = {
     "savedmodel-inconsistent": Code(
         "the graph and the variables of a SavedModel do not fit together", "export the model again"
     ),
+    "device-invalid": Code(
+        "a device name or a device policy cannot be understood",
+        "write devices like /job:worker/task:0/device:GPU:0, and policies keep, strip, soft or remap:PATTERN=DEVICE",
+    ),
     "export-dir-exists": Code(
         "the export directory exists already", "give a directory that does not exist, or remove it"
+    ),
+    "savedmodel-too-large": Code(
+        "saved_model.pb would be longer than any reader can parse", "keep large values in variables, not in the graph"
+    ),
+    "asset-invalid": Code(
+        "an asset leads out of its folder or is no regular file", "name a regular file and a path inside the folder"
     ),
     # the environment: EnvironmentFault
     "disk-full": Code("no space is left where smdaemon writes", "free some space; smdaemon tries again by itself"),
@@ -188,6 +198,5 @@ CODES: dict[str, Code] = {
     "usage": Code("the command line or the request to the socket is off", "see: smdaemon --help"),
     # a bug
     "internal-error": Code("smdaemon met an error that it did not foresee", "report it, with the log of the daemon"),
-    "internal": Code("smdaemon itself is at fault", "report it, with the daemon's log"),
     "demo-failed": Code("the demonstration did not end as it should", "report it with what it printed"),
 }

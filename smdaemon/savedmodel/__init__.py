@@ -8,6 +8,7 @@ consistency, verify, summary.
 from smdaemon.savedmodel.summary import Summary, summarize
 from smdaemon.savedmodel.tree import Tree, nest
 from smdaemon.savedmodel.verify import Verified, verify
-from smdaemon.savedmodel.weights import WrittenModel, write_weights
+from smdaemon.savedmodel.weights import write_weights
+from smdaemon.savedmodel.writer import WrittenModel
 
 __all__ = ["Summary", "Tree", "Verified", "WrittenModel", "nest", "summarize", "verify", "write_weights"]

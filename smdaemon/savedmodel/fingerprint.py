@@ -30,11 +30,14 @@ _MASK = (1 << 64) - 1
 _MULTIPLIER = 0xC6A4A7935BD1E995
 
 
-def fingerprint_of(model: SavedModel, index: bytes | None) -> FingerprintDef:
-    """The fingerprint of `model`, whose bundle has the index file content `index` (None: it has no variables)."""
+def fingerprint_of(model: SavedModel, index: bytes | None, content: bytes | None = None) -> FingerprintDef:
+    """The fingerprint of `model`, whose bundle has the index file content `index` (None: it has no variables).
+
+    `content` is the model's canonical serialisation, where the caller has it already.
+    """
     meta_graph = model.meta_graphs[0]
     return _fingerprint(
-        canonical(model),
+        canonical(model) if content is None else content,
         canonical(_regular(meta_graph.graph_def)),
         _signature_hash(meta_graph.signature_def),
         _functions_hash(meta_graph.object_graph_def.concrete_functions),

@@ -1,46 +1,21 @@
-"""Named tensors as a SavedModel without signatures: variables in a tree, loadable by every TensorFlow reader.
+"""Named tensors as a SavedModel without signatures: variables in a tree, loadable by every TensorFlow reader."""
 
-EXPORT_DIR/variables/variables.data-?????-of-?????   the values
-EXPORT_DIR/variables/variables.index                 where each value lies
-EXPORT_DIR/fingerprint.pb                            hashes of the other files
-EXPORT_DIR/saved_model.pb                            object graph, restore graph; written last: with it the export is whole
-"""
-
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from smdaemon.errors import DropError
 from smdaemon.savedmodel import wire
-from smdaemon.savedmodel.constants import (
-    FINGERPRINT_FILENAME,
-    OBJECT_GRAPH_KEY,
-    SAVED_MODEL_FILENAME_PB,
-    SAVED_MODEL_SCHEMA_VERSION,
-    SERVING,
-    VARIABLES_DIRECTORY,
-    VARIABLES_FILENAME,
-)
+from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY, SAVED_MODEL_SCHEMA_VERSION, SERVING
 from smdaemon.savedmodel.object_graph import ObjectGraphs, object_graphs
 from smdaemon.savedmodel.restore_graph import RestoreGraph, restore_graph
 from smdaemon.savedmodel.tree import nest
-from smdaemon.tensorbundle.dtypes import STRING
-from smdaemon.tensorbundle.tensors import Buffer, Tensor
-from smdaemon.tensorbundle.writer import write_bundle
+from smdaemon.savedmodel.values import StringScalar
+from smdaemon.savedmodel.writer import Contents, WrittenModel, write_saved_model
+from smdaemon.tensorbundle.tensors import Tensor
 
 TENSORFLOW_VERSION = "2.21.0"
 """The release whose format is followed; a loaded model shows it as `tensorflow_version`."""
-
-
-@dataclass(frozen=True)
-class WrittenModel:
-    """What was written: how many tensors, the bytes of all files together, and the files, relative to the export directory."""
-
-    tensors: int
-    bytes: int
-    files: tuple[Path, ...]
 
 
 def write_weights(
@@ -63,36 +38,16 @@ def write_weights(
     variables of a tensor's type, `name-invalid` and `name-clash` as `nest` does, `export-dir-exists`. Later: what
     `write_bundle` raises, and OSError as it comes.
     """
-    from smdaemon.proto.pool import deterministic
-    from smdaemon.savedmodel.fingerprint import fingerprint_of_weights
-
     _check(tensors)
     tree = nest(tensors, separator)
     objects = object_graphs(tree, tensors)
     graph = restore_graph(tree, tensors, objects.keys)
     bundle: dict[str, Tensor] = {objects.keys[name]: tensor for name, tensor in tensors.items()}
-    bundle[OBJECT_GRAPH_KEY] = _StringScalar(objects.trackable)
+    bundle[OBJECT_GRAPH_KEY] = StringScalar(objects.trackable)
     model = _saved_model(tags, graph, objects)
-    with _new_directory(export_dir) as undo:
-        variables = export_dir / VARIABLES_DIRECTORY
-        variables.mkdir()
-        undo.callback(_remove_directory, variables)
-        written = write_bundle(variables / VARIABLES_FILENAME, bundle, shards=shards, on_bytes=on_bytes, sync=sync)
-        for path in written.paths:
-            undo.callback(path.unlink, missing_ok=True)
-        fingerprint = deterministic(fingerprint_of_weights(model, graph.program, written.index))
-        for name, content in ((FINGERPRINT_FILENAME, fingerprint), (SAVED_MODEL_FILENAME_PB, model)):
-            undo.callback((export_dir / name).unlink, missing_ok=True)
-            _write_file(export_dir / name, content, sync=sync)
-        if sync:
-            for directory in (variables, export_dir, export_dir.parent):
-                _sync_directory(directory)
-    files = (*written.paths, export_dir / FINGERPRINT_FILENAME, export_dir / SAVED_MODEL_FILENAME_PB)
-    return WrittenModel(
-        tensors=len(tensors),
-        bytes=written.bytes_written + len(fingerprint) + len(model),
-        files=tuple(path.relative_to(export_dir) for path in files),
-    )
+    contents = Contents(model, bundle, program=graph.program)
+    written = write_saved_model(export_dir, contents, shards=shards, on_bytes=on_bytes, sync=sync)
+    return replace(written, tensors=len(tensors))
 
 
 def _check(tensors: Mapping[str, Tensor]) -> None:
@@ -102,23 +57,6 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
         dtype = tensors[name].dtype
         if not dtype.variable:
             raise DropError("dtype-unsupported", f"TensorFlow has no variables of {dtype}, the dtype of {name!r}")
-
-
-class _StringScalar:
-    """A string tensor of one element. An ArrayTensor would do, but for it numpy is loaded, which takes 0.2 s."""
-
-    dtype = STRING
-    shape = ()
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    @property
-    def nbytes(self) -> int:
-        return len(self._content)
-
-    def buffers(self) -> Iterator[Buffer]:
-        yield self._content
 
 
 def _saved_model(tags: Sequence[str], graph: RestoreGraph, objects: ObjectGraphs) -> bytes:
@@ -136,38 +74,3 @@ def _saved_model(tags: Sequence[str], graph: RestoreGraph, objects: ObjectGraphs
         *wire.parts_of(7, objects.saved),
     )
     return b"".join((wire.number(1, SAVED_MODEL_SCHEMA_VERSION), *wire.parts_of(2, *meta_graph)))
-
-
-@contextmanager
-def _new_directory(path: Path) -> Iterator[ExitStack]:
-    """Makes the directory; what is put on the stack is undone, last first, and the directory removed if the body fails."""
-    try:
-        path.mkdir()
-    except FileExistsError:
-        raise DropError("export-dir-exists", f"{str(path)!r} exists already") from None
-    with ExitStack() as undo:
-        undo.callback(_remove_directory, path)
-        yield undo
-        undo.pop_all()
-
-
-def _remove_directory(path: Path) -> None:
-    # what another put there keeps the directory
-    with suppress(OSError):
-        path.rmdir()
-
-
-def _write_file(path: Path, content: bytes, *, sync: bool) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -45,13 +45,14 @@ def write_bundle(
     prefix: str | Path,
     tensors: Mapping[str, Tensor | PartitionedTensor],
     *,
-    shards: int = 1,
+    shards: int | Sequence[Sequence[str]] = 1,
     on_bytes: Callable[[int], None] | None = None,
     sync: bool = True,
 ) -> BundleFiles:
     """Write `tensors` as `prefix`.index and `shards` data files, and read the index back.
 
-    With several shards each is written by a thread of its own; a tensor lies in one shard whole. `on_bytes(n)` is called
+    `shards` may also be the names of the tensors in each data file; the slices of one tensor then lie together. With several
+    shards each is written by a thread of its own; a tensor lies in one shard whole. `on_bytes(n)` is called
     after each write of n bytes to a data file, by the thread that wrote; what it raises stops all threads and is raised here.
     With `sync` the files are on the disk when this returns; the directory's own entry is the caller's to sync. If anything
     fails, the files made so far are removed.
@@ -59,17 +60,19 @@ def write_bundle(
     Raises DropError `bundle-invalid` or `name-invalid` for tensors that do not make a bundle, `source-changed` for a tensor
     that gives more or fewer bytes than its shape promises; OSError as it comes, FileExistsError where a file exists already.
     """
-    if not 1 <= shards <= SHARDS_LIMIT:
-        raise ValueError(f"shards must be from 1 to {SHARDS_LIMIT}, not {shards}")
+    count = shards if isinstance(shards, int) else len(shards)
+    if not 1 <= count <= SHARDS_LIMIT:
+        raise ValueError(f"shards must be from 1 to {SHARDS_LIMIT}, not {count}")
     pieces, items = _plan(tensors)
+    divided = _divide(pieces, shards) if isinstance(shards, int) else _assigned(pieces, shards)
     progress = Progress(on_bytes)
-    paths = [data_path(prefix, shard, shards) for shard in range(shards)]
+    paths = [data_path(prefix, shard, count) for shard in range(count)]
     files: list[OutputFile] = []
     try:
         for path in paths:
             files.append(OutputFile(path, progress, sync=sync))  # noqa: PERF401 - what was made before a failure is undone
-        items += _write_shards(files, _divide(pieces, shards), progress)
-        index = write_table(_sorted_unique(items, encode_header(shards)))
+        items += _write_shards(files, divided, progress)
+        index = write_table(_sorted_unique(items, encode_header(count)))
         files.append(OutputFile(index_path(prefix), Progress(None), sync=sync))
         _write_index(files[-1], index)
     except BaseException:
@@ -125,6 +128,17 @@ def _divide(pieces: list[Piece], shards: int) -> list[list[Piece]]:
         # the shard in whose share the middle of the piece lies
         divided[(2 * before + size) * shards // (2 * total)].append(piece)
         before += size
+    return divided
+
+
+def _assigned(pieces: list[Piece], shards: Sequence[Sequence[str]]) -> list[list[Piece]]:
+    """The pieces of each shard, whose tensors are named."""
+    numbers = {name: number for number, names in enumerate(shards) for name in names}
+    if {name for name, _, _ in pieces} != numbers.keys() or sum(map(len, shards)) != len(numbers):
+        raise ValueError("every tensor must be named in exactly one shard")
+    divided: list[list[Piece]] = [[] for _ in shards]
+    for piece in pieces:
+        divided[numbers[piece[0]]].append(piece)
     return divided
 
 

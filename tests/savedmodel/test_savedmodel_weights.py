@@ -37,16 +37,16 @@ def test_an_export_is_made_of_four_files(tmp_path):
 
 def test_saved_model_pb_is_written_last(tmp_path, monkeypatch):
     """When saved_model.pb appears, everything else is complete."""
-    from smdaemon.savedmodel import weights
+    from smdaemon.savedmodel import writer
 
     seen = []
-    write_file = weights._write_file
+    write_file = writer._write_file
 
     def spy(path, content, *, sync):
         seen.append((path.name, set(tree(tmp_path / "model"))))
-        write_file(path, content, sync=sync)
+        return write_file(path, content, sync=sync)
 
-    monkeypatch.setattr(weights, "_write_file", spy)
+    monkeypatch.setattr(writer, "_write_file", spy)
     written = write_weights(tmp_path / "model", floats(["a"]))
     name, before = seen[-1]
     assert name == "saved_model.pb"
@@ -120,18 +120,19 @@ def test_dtypes_that_no_variable_can_have_are_refused(tmp_path, name):
 @pytest.mark.parametrize("after", [0, 1])
 def test_what_was_written_is_removed_when_it_fails(tmp_path, monkeypatch, after):
     """A full disk at either of the last files leaves nothing."""
-    from smdaemon.savedmodel import weights
+    from smdaemon.savedmodel import writer
 
-    write_file = weights._write_file
+    write_file = writer._write_file
     calls = []
 
     def fail(path, content, *, sync):
         calls.append(path)
-        write_file(path, content, sync=sync)
+        written = write_file(path, content, sync=sync)
         if len(calls) > after:
             raise OSError(errno.ENOSPC, "no space left on device", str(path))
+        return written
 
-    monkeypatch.setattr(weights, "_write_file", fail)
+    monkeypatch.setattr(writer, "_write_file", fail)
     with pytest.raises(OSError, match="no space"):
         write_weights(tmp_path / "model", floats(["a"]))
     assert list(tmp_path.iterdir()) == []
