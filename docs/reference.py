@@ -47,7 +47,7 @@ STATES: dict[State, tuple[str, str]] = {
         "read the error and its remedy, then `smdaemon retry JOB`, or drop a sound file",
     ),
     State.SUPERSEDED: (
-        'a newer drop of its model was started, and `on_backlog = "latest"`',
+        'a newer drop of its model was published, and `on_backlog = "latest"`',
         "nothing; if you want it all the same, ask for it by a request",
     ),
     State.CANCELLED: ("a person cancelled it; the drop is as it was", "nothing, or `smdaemon retry JOB`"),
@@ -121,7 +121,7 @@ def _type_text(annotation: Any) -> str:
         case msgspec.inspect.IntType(ge=low, le=high):
             return f"whole number, {low} to {high}"
         case msgspec.inspect.FloatType(gt=above):
-            return "seconds, 0 or more" if above is None else "seconds, more than 0"
+            return "number, 0 or more" if above is None else "number, more than 0"
         case msgspec.inspect.BoolType():
             return "`true` or `false`"
         case msgspec.inspect.ListType():

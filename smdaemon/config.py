@@ -39,6 +39,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     host_memory: str = "1GiB"
     # how long a stopping daemon lets running exports finish
     drain_seconds: NotNegative = 30.0
+    # how long ended jobs are kept in the journal; of each model the newest 1000 always are
+    keep_jobs_days: Positive = 30.0
     # the least important events that are logged
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # what a log line looks like; auto is text on a terminal and JSON elsewhere

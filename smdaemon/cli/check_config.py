@@ -1,14 +1,9 @@
 """`smdaemon check-config`: read a configuration as the daemon would."""
 
-from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
+from smdaemon.cli.options import DEFAULT_CONFIG, ConfigFile
 
 
-def check_config(
-    *, config: Annotated[Path, Parameter(name=("--config", "-c"), help="The configuration file.")] = Path("config.toml")
-) -> None:
+def check_config(*, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Read a configuration as the daemon would, and say what is wrong with it."""
     from smdaemon.config import load_config
 

@@ -1,5 +1,6 @@
 """Options that several commands take."""
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -12,5 +13,7 @@ Socket = Annotated[
         "Without it $SMDAEMON_SOCKET, else /run/smdaemon/control.sock.",
     ),
 ]
+ConfigFile = Annotated[Path, Parameter(name=("--config", "-c"), help="The configuration file.")]
+DEFAULT_CONFIG = Path("/etc/smdaemon/config.toml")
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 JobId = Annotated[int, Parameter(help="The job's number, as `smdaemon jobs` lists it.")]

@@ -1,27 +1,19 @@
 """`smdaemon run`: the daemon in the foreground."""
 
-from pathlib import Path
-from typing import Annotated
-
 import trio
-from cyclopts import Parameter
 
 from smdaemon import log
+from smdaemon.cli.options import DEFAULT_CONFIG, ConfigFile
 from smdaemon.config import load_config
 from smdaemon.daemon.daemon import Daemon
 from smdaemon.errors import SmdaemonError
 
 
-def run(*, config: Annotated[Path, Parameter(name=("--config", "-c"))] = Path("/etc/smdaemon/config.toml")) -> None:
+def run(*, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Watch directories and publish what drops there, until SIGTERM.
 
     SIGTERM and SIGINT drain: running exports may finish until the deadline, the rest goes on at the next start. A second
     signal does not wait. SIGHUP reads the configuration again.
-
-    Parameters
-    ----------
-    config
-        The configuration file.
     """
     settings = load_config(config)
     log.configure(settings.daemon.log_level, settings.daemon.log_format)

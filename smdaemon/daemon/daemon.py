@@ -23,11 +23,14 @@ from smdaemon.daemon.view import Condition, View
 from smdaemon.daemon.watches import Watches
 from smdaemon.errors import ConfigError, EnvironmentFault
 from smdaemon.export.budget import ByteBudget
-from smdaemon.jobs.ledger import open_ledger
+from smdaemon.jobs.ledger import Ledger, open_ledger
 from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
 from smdaemon.publish.local import LocalStore
 
 _log = log.get_logger(__name__)
+_DAY_SECONDS = 86_400.0
+_FORGET_EVERY_SECONDS = 3_600.0
+_JOBS_KEPT = 1000
 # Settings of [daemon] that only a restart can change: what they name is open.
 _FIXED = ("state_dir", "control_socket", "control_mode", "control_listen")
 
@@ -83,6 +86,7 @@ class Daemon:
                 nursery.start_soon(results.run)
                 await self._scheduler.recover()
                 nursery.start_soon(self._scheduler.run)
+                nursery.start_soon(self._forget_old_jobs, ledger)
                 await self._watches.apply(self.config.model)
                 self._condition.phase = "running"
                 _log.info("running", control=addresses, models=[model.name for model in self.config.model])
@@ -154,6 +158,19 @@ class Daemon:
                     await self.reload()
                 else:
                     self.stop()
+
+    async def _forget_old_jobs(self, ledger: Ledger) -> None:
+        """Keep the journal from growing for ever: an hourly look, which costs nothing where there is nothing to forget."""
+        while True:
+            older_than = time.time() - self.config.daemon.keep_jobs_days * _DAY_SECONDS
+            try:
+                forgotten = await ledger.prune(older_than, _JOBS_KEPT)
+            except EnvironmentFault as error:
+                _log.warning("old jobs not forgotten", code=error.code, reason=error.message)
+            else:
+                if forgotten:
+                    _log.info("forgot old jobs", jobs=forgotten)
+            await trio.sleep(_FORGET_EVERY_SECONDS)
 
     def _policy(self, model: str) -> ModelPolicy:
         settings = self.config.model_named(model)

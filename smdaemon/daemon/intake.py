@@ -18,6 +18,8 @@ from smdaemon.sources.step import step_of
 from smdaemon.watch.watcher import Drop
 
 MAX_REQUEST_BYTES = 1 << 20
+MAX_SHARDS = 99_999  # what the names of data files have room for
+DEVICES = ("", "keep", "strip")
 
 
 class Intake:
@@ -40,6 +42,7 @@ class Intake:
 
     async def request(self, request: ExportRequest) -> Job:
         """Take a request from the socket. Raises DropError or ConfigError where it cannot be accepted."""
+        check_request(request)
         model = self._model_of(request, None)
         source = _beneath(Path(request.source), Path(model.watch))
         identity = await trio.to_thread.run_sync(_look, source)
@@ -114,9 +117,18 @@ def read_request(path: Path) -> ExportRequest:
         raise DropError("request-invalid", f"{path.name!r} is longer than {MAX_REQUEST_BYTES} bytes")
     parse = {".toml": request_from_toml, ".binpb": request_from_protobuf}.get(path.suffix, request_from_json)
     request = parse(content)
-    if not request.source:
-        raise DropError("request-invalid", f"{path.name!r} names no source", remedy='add "source"')
+    check_request(request)
     return request
+
+
+def check_request(request: ExportRequest) -> None:
+    """What the types of a request cannot say; DropError `request-invalid`."""
+    if not request.source:
+        raise DropError("request-invalid", "the request names no source", remedy='add "source"')
+    if not 0 <= request.shards <= MAX_SHARDS:
+        raise DropError("request-invalid", f"shards: {request.shards} is not between 0 and {MAX_SHARDS}")
+    if request.devices not in DEVICES:
+        raise DropError("request-invalid", f"devices: {request.devices!r} is neither 'keep' nor 'strip'")
 
 
 def _beneath(source: Path, root: Path) -> Path:

@@ -28,7 +28,7 @@ LOOK_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ModelPolicy:
-    """How the jobs of one model are attempted. `latest`: when one starts, those of older drops are superseded."""
+    """How the jobs of one model are attempted. `latest`: the newest drop goes first, and once it is published the older are superseded."""
 
     on_backlog: Literal["all", "latest"] = "all"
     max_parallel: int = 1
@@ -186,7 +186,7 @@ class Scheduler:
                 job = self._choose()
                 if job is None:
                     break
-                await self._start(job, nursery)
+                self._start(job, nursery)
         except EnvironmentFault as fault:
             if not fault.retryable:
                 raise
@@ -222,33 +222,32 @@ class Scheduler:
         running = sum(attempt.job.model == model for attempt in self._running.values())
         return not policy.paused and running < policy.max_parallel
 
-    async def _start(self, job: Job, nursery: trio.Nursery) -> None:
+    def _start(self, job: Job, nursery: trio.Nursery) -> None:
         attempt = self._running[job.id] = Attempt(self._ledger, job)
         self._turn += 1
         self._turns[job.model] = self._turn
-        try:
-            if self._policy(job.model).on_backlog == "latest":
-                await self._supersede_older(job)
-        except BaseException:
-            self._end(attempt)
-            raise
         nursery.start_soon(self._run_attempt, attempt)
-
-    async def _supersede_older(self, newest: Job) -> None:
-        queue = self._ledger.queued.get(newest.model, {})
-        waiting = {job.id: job for job in self._ledger.waiting.values() if job.model == newest.model}
-        older = [job.id for job in self._free({**queue, **waiting}) if _age(job) < _age(newest)]
-        if older:
-            reason = f"job {newest.id} is newer"
-            await self._ledger.move_all(older, Event.SUPERSEDE, reason=reason)
 
     async def _run_attempt(self, attempt: Attempt) -> None:
         try:
             outcome = await self._outcome(attempt)
             if outcome is not None:
                 await self._record(attempt, outcome)
+                if outcome.event is Event.PUBLISH and self._policy(attempt.job.model).on_backlog == "latest":
+                    await self._supersede_older(attempt.job)
         finally:
             self._end(attempt)
+
+    async def _supersede_older(self, newest: Job) -> None:
+        """What is older than a published drop need not be exported. Requests were asked for one by one: they all are."""
+        if newest.origin != "drop":
+            return
+        queue = self._ledger.queued.get(newest.model, {})
+        waiting = {job.id: job for job in self._ledger.waiting.values() if job.model == newest.model}
+        free = self._free({**queue, **waiting})
+        older = [job.id for job in free if job.origin == "drop" and _age(job) < _age(newest)]
+        if older:
+            await self._ledger.move_all(older, Event.SUPERSEDE, reason=f"job {newest.id} is newer")
 
     def _end(self, attempt: Attempt) -> None:
         del self._running[attempt.job.id]

@@ -123,7 +123,7 @@ def test_bug_is_logged_and_hidden(server):
         answer = ask(server.path, "POST", "/v1/exports", '{"model": "broken"}')
         assert ask(server.path, "GET", "/healthz").status == 200
     assert answer.status == 500
-    assert answer.json["code"] == "internal"
+    assert answer.json["code"] == "internal-error"
     assert "a bug" not in answer.content.decode()
     (entry,) = logged
     assert (entry["event"], entry["path"], entry["exc_info"]) == ("bug in a request", "/v1/exports", True)

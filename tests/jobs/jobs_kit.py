@@ -21,4 +21,4 @@ PATHS: dict[State, tuple[Event, ...]] = {
 def new_job(model="ranker", step=1, **fields):
     """A drop of `model` at `step`."""
     source = fields.pop("source", f"/runs/{model}/ckpt-{step}.npz")
-    return NewJob(model=model, origin="drop", source=source, identity="1:2", order=step, **fields)
+    return NewJob(model=model, origin=fields.pop("origin", "drop"), source=source, identity="1:2", order=step, **fields)

@@ -175,7 +175,7 @@ async def test_models_take_turns(build, autojump_clock):
 
 
 async def test_latest_leaves_out_older_drops(build, autojump_clock):
-    """When a job of a `latest` model starts, older queued and waiting ones are superseded, with the newer one's id."""
+    """When a drop of a `latest` model is published, older queued and waiting ones are superseded, with the newer one's id."""
     house = build(policies={"ranker": ModelPolicy("latest")}, start=False)
     waiting = await house.accept(step=1)
     await house.ledger.move(waiting.id, Event.FAULT, retry_at=START + 1000)
@@ -188,6 +188,27 @@ async def test_latest_leaves_out_older_drops(build, autojump_clock):
         found = await house.ledger.get(job.id)
         assert (found.state, found.reason, found.retry_at) == (State.SUPERSEDED, f"job {newest.id} is newer", None)
     assert (await house.ledger.get(other.id)).state is State.PUBLISHED
+
+
+async def test_latest_falls_back_to_the_newest_good_drop(build, autojump_clock):
+    """A newest drop that is broken fails; the next older one is exported, and supersedes the rest."""
+    house = build(policies={"ranker": ModelPolicy("latest")}, start=False)
+    oldest, good, broken = [await house.accept(step=step) for step in (1, 2, 3)]
+    house.export.troubles[broken.source] = [DropError("source-corrupt", "bad header")]
+    house.start()
+    await house.until_ended()
+    states = [(await house.ledger.get(job.id)).state for job in (oldest, good, broken)]
+    assert states == [State.SUPERSEDED, State.PUBLISHED, State.FAILED]
+
+
+async def test_latest_exports_every_request(build, autojump_clock):
+    """What was asked for one by one is exported, however old it is."""
+    house = build(policies={"ranker": ModelPolicy("latest")}, start=False)
+    request = await house.accept(step=1, origin="request")
+    await house.accept(step=2)
+    house.start()
+    await house.until_ended()
+    assert (await house.ledger.get(request.id)).state is State.PUBLISHED
 
 
 async def test_latest_does_not_touch_a_newer_job_that_waits(build, autojump_clock):
@@ -406,25 +427,11 @@ async def test_a_commit_is_not_cancelled(build, autojump_clock):
 
 
 async def test_a_cancel_between_choice_and_start_counts(build, autojump_clock):
-    """A job that is cancelled at the moment when a worker takes it is cancelled, not exported or broken."""
-    house = build(policies={"ranker": ModelPolicy("latest")}, start=False)
-    await house.accept(step=1)
-    job = await house.accept(step=2)
-    results = []
-
-    async def cancel_when_chosen(move):
-        results.append(await house.scheduler.cancel(move.job.id))
-
-    def observer(move):
-        # the older one is superseded just before the newer one is started
-        if move.job.state is State.SUPERSEDED:
-            house.nursery.start_soon(cancel_when_chosen, move._replace(job=job))
-
-    house.ledger.observe(observer)
-    house.start()
-    await house.until(job, State.CANCELLED)
-    await trio.testing.wait_all_tasks_blocked()
-    assert [found.state for found in results] == [State.CANCELLED]
+    """A job that is cancelled when a worker has taken it but not begun is cancelled, not exported or broken."""
+    house = build(start=False)
+    job = await house.accept(step=1)
+    house.scheduler._start(job, house.nursery)
+    assert (await house.scheduler.cancel(job.id)).state is State.CANCELLED
     assert State.PUBLISHED not in house.ledger.counts()
 
 
