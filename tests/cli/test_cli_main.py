@@ -155,3 +155,12 @@ def test_completion_is_installed(tmp_path, capsys, monkeypatch):
     path = capsys.readouterr().out.removeprefix("written to ").strip()
     assert path.startswith(str(tmp_path))
     assert [found for found in tmp_path.rglob("*") if found.is_file()] == [Path(path)]
+
+
+@pytest.mark.parametrize("flag", ["--config", "-c"])
+def test_run_without_a_configuration(tmp_path, capsys, flag):
+    """The daemon does not start without a configuration; one line says so."""
+    assert dispatch(["run", flag, str(tmp_path / "none.toml")]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "(config-missing); give the path of a readable file with --config" in err

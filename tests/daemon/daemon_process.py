@@ -15,7 +15,7 @@ from daemon_kit import ENDED
 
 from smdaemon.cli.client import Client, Json
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 _HELD = Path(__file__).with_name("held_smdaemon.py")
 _OBEY_PERMISSIONS = Path(__file__).with_name("obey_permissions.py")
 
