@@ -159,6 +159,12 @@ CODES: dict[str, Code] = {
     "savedmodel-inconsistent": Code(
         "the graph and the variables of a SavedModel do not fit together", "export the model again"
     ),
+    "tags-not-found": Code(
+        "the SavedModel has no meta graph of exactly these tags", "give one of the tag-sets that the message lists"
+    ),
+    "signature-invalid": Code(
+        "a signature or a description of a tensor is malformed", "correct the inputs and outputs of the signature"
+    ),
     "device-invalid": Code(
         "a device name or a device policy cannot be understood",
         "write devices like /job:worker/task:0/device:GPU:0, and policies keep, strip, soft or remap:PATTERN=DEVICE",

@@ -20,6 +20,7 @@ from smdaemon.proto.tensorflow import (
     TrackableObjectGraph,
 )
 from smdaemon.savedmodel.constants import VARIABLE_VALUE
+from smdaemon.savedmodel.graph_names import operation, output_number
 from smdaemon.tensorbundle.dtypes import STRING
 from smdaemon.tensorbundle.entries import BundleEntry
 
@@ -147,7 +148,7 @@ def _check_references(meta_graph: MetaGraphDef, nodes: Mapping[str, NodeDef]) ->
         for info in (*signature.inputs.values(), *signature.outputs.values()):
             named.append((f"signature {key!r}", info.name))  # noqa: PERF401 - two loops read better than one comprehension
     for who, name in named:
-        if name and _operation(name) not in nodes:
+        if name and operation(name) not in nodes:
             raise inconsistent(f"{who} names {name!r}, which is not in the graph")
 
 
@@ -180,12 +181,12 @@ def _assigned(
     for node in nodes.values():
         if node.op not in {"AssignVariableOp", "Assign"} or len(node.input) < 2:
             continue
-        variable = nodes.get(_operation(node.input[0]))
+        variable = nodes.get(operation(node.input[0]))
         source = _source(nodes, node.input[1])
-        outputs = restored.get(_operation(source), [])
-        if variable is None or "shape" not in variable.attr or _output(source) >= len(outputs):
+        outputs = restored.get(operation(source), [])
+        if variable is None or "shape" not in variable.attr or output_number(source) >= len(outputs):
             continue
-        key, part = outputs[_output(source)]
+        key, part = outputs[output_number(source)]
         if not part:
             yield key, variable.attr["shape"].shape
 
@@ -193,7 +194,7 @@ def _assigned(
 def _source(nodes: Mapping[str, NodeDef], tensor: str) -> str:
     """Where the value of `tensor` comes from, through any Identity."""
     for _ in nodes:  # no further than there are nodes, should they form a ring
-        node = nodes.get(_operation(tensor))
+        node = nodes.get(operation(tensor))
         if node is None or node.op != "Identity" or not node.input:
             break
         tensor = node.input[0]
@@ -202,7 +203,7 @@ def _source(nodes: Mapping[str, NodeDef], tensor: str) -> str:
 
 def _constant_strings(nodes: Mapping[str, NodeDef], tensor: str) -> list[bytes] | None:
     """The elements of a constant vector of strings; None for anything else."""
-    node = nodes.get(_operation(tensor))
+    node = nodes.get(operation(tensor))
     if node is None or node.op != "Const" or node.attr["dtype"].type != STRING.enum:
         return None
     value = node.attr["value"].tensor
@@ -215,14 +216,3 @@ def _constant_strings(nodes: Mapping[str, NodeDef], tensor: str) -> list[bytes] 
 
 
 _ELEMENTS_LIMIT = 100_000_000
-
-
-def _operation(tensor: str) -> str:
-    """The node of `node`, `node:1`, `node:output:0` and `^node`."""
-    return tensor.partition(":")[0].removeprefix("^")
-
-
-def _output(tensor: str) -> int:
-    """The number of the output: 0 unless there is one after the last colon."""
-    number = tensor.rpartition(":")[2]
-    return int(number) if ":" in tensor and number.isascii() and number.isdigit() else 0
