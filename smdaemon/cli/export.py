@@ -81,6 +81,8 @@ def export(
     """
     if not 0 <= shards <= _SHARDS_LIMIT:
         raise _usage(f"--shards takes 0 to {_SHARDS_LIMIT}, not {shards}")
+    if "" in (tags or ()):
+        raise _usage("--tags takes names, and one is empty")
     plan = ExportPlan(
         source=source,
         format=format,

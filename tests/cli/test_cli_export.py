@@ -132,6 +132,7 @@ def test_names_that_command_the_terminal_are_shown_as_escapes(folder, capsys):
         ),
         (["a.npz", "out", "--shards", "-1"], 2, "--shards takes 0 to 99999, not -1 (usage); "),
         (["a.npz", "out", "--shards", "100000"], 2, "--shards takes 0 to 99999, not 100000 (usage); "),
+        (["a.npz", "out", "--tags", ""], 2, "--tags takes names, and one is empty (usage); "),
         (["a.npz", "out", "--shards", "two"], 2, "(usage); see: smdaemon export --help"),
         (["a.npz", "out", "--bogus"], 2, "(usage); see: smdaemon export --help"),
         (["a.npz", "out", "more"], 2, "(usage); see: smdaemon export --help"),
