@@ -1,5 +1,6 @@
 """The `smdaemon` command: a list of commands, each in a module that is imported when it is called."""
 
+import errno
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -59,9 +60,16 @@ def dispatch(argv: Sequence[str]) -> int:
     """Do what `argv` says; the exit code. An exception that leaves this is a bug."""
     try:
         code = _answer(list(argv))
-        sys.stdout.flush()  # here, where a reader that has left can be forgiven
+        if sys.stdout is not None:  # None where the caller closed it: nobody is to be told
+            sys.stdout.flush()  # here, where a reader that has left can be forgiven
     except BrokenPipeError:
         _drop_stdout()
+        return FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _drop_stdout()
+        print(f"error: what was to be printed could not be: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         return FAILED
     except SmdaemonError as error:
         from smdaemon.cli.output import print_error
@@ -128,7 +136,7 @@ def _require_command(name: str) -> None:
 
 def _one_line(text: str) -> str:
     """A parser's message in the form of smdaemon's own: one line, lower-case, no full stop."""
-    line = " ".join(text.split()).rstrip(".")
+    line = " ".join(text.split()).rstrip(".").replace("Unused Tokens", "too many arguments")
     return line[:1].lower() + line[1:]
 
 

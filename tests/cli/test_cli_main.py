@@ -164,3 +164,16 @@ def test_run_without_a_configuration(tmp_path, capsys, flag):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "(config-missing); give the path of a readable file with --config" in err
+
+
+def test_a_full_or_closed_stdout_is_no_crash():
+    """Output that cannot be written is one line on stderr and exit code 1; without a stdout there is nobody to tell."""
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        refused = subprocess.run(
+            [sys.executable, "-m", "smdaemon", "--help"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines() == [b"error: what was to be printed could not be: no space left on device"]
+    closed = "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, '-m', 'smdaemon', '--help'])"
+    silent = subprocess.run([sys.executable, "-c", closed], stderr=subprocess.PIPE, check=False)
+    assert (silent.returncode, silent.stderr) == (0, b"")
