@@ -1,7 +1,6 @@
 """Drops attrs that say no more than their op's default: a model without them also loads in a TensorFlow older than the attr."""
 
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from smdaemon.placement.places import node_lists
@@ -52,6 +51,8 @@ def _known(op: str) -> "dict[str, AttrValue]":
 @cache
 def _table() -> "dict[str, OpDef]":
     """The ops of TensorFlow 2.21 that have defaults, from `default_attrs.binpb` (see default_attrs_table.py)."""
+    from importlib.resources import files
+
     from smdaemon.proto.tensorflow import OpList
 
     content = files("smdaemon.placement").joinpath("default_attrs.binpb").read_bytes()

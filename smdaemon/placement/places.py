@@ -34,7 +34,7 @@ CONFIG_ATTR = "config_proto"
 _NAMING_ATTRS = frozenset({COLOCATION_ATTR, CONFIG_ATTR, "shared_name", "container"})
 """String attrs that never hold a device name, even if they look like one."""
 
-_FIRST_PARTS = ("/job:", "/replica:", "/task:", "/device:", "/cpu", "/gpu", "/tpu")
+_FIRST_PARTS = ("/job:", "/replica:", "/task:", "/device:", "/cpu:", "/gpu:", "/tpu:")
 
 
 def is_device(text: str) -> bool:

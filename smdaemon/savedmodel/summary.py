@@ -1,12 +1,12 @@
 """What is in a SavedModel, as plain values: for people, and as JSON by `dataclasses.asdict`."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smdaemon.errors import DropError
+from smdaemon.placement.place import count_colocations, count_devices
 from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY, VARIABLE_VALUE
 from smdaemon.savedmodel.reader import (
     read_fingerprint,
@@ -20,7 +20,7 @@ from smdaemon.tensorbundle.dtypes import dtype_numbered
 from smdaemon.tensorbundle.reader import BundleReader
 
 if TYPE_CHECKING:
-    from smdaemon.proto.tensorflow import MetaGraphDef, NodeDef, SavedVariable, TensorInfo
+    from smdaemon.proto.tensorflow import MetaGraphDef, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SignatureSummary:
 
 @dataclass(frozen=True)
 class MetaGraphSummary:
-    """One meta graph. `devices` counts device strings by place: graph, functions, variables.
+    """One meta graph. `devices` counts device names by place (see `smdaemon.placement.places`).
 
     `colocations` counts the nodes that must be placed beside others, in graph and functions.
     """
@@ -145,12 +145,8 @@ def _meta_graph(meta_graph: "MetaGraphDef") -> MetaGraphSummary:
         },
         nodes=len(graph_def.node),
         functions=len(graph_def.library.function),
-        devices={place: dict(sorted(found.items())) for place, found in devices(meta_graph).items() if found},
-        colocations=sum(
-            _is_colocated(node)
-            for nodes in (graph_def.node, *(function.node_def for function in graph_def.library.function))
-            for node in nodes
-        ),
+        devices=count_devices(meta_graph),
+        colocations=count_colocations(meta_graph),
     )
 
 
@@ -175,34 +171,6 @@ def _dtype_name(enum: int) -> str:
             return DataType.Name(enum).removeprefix("DT_").lower()
         except ValueError:
             return f"data type {enum}"
-
-
-def devices(meta_graph: "MetaGraphDef") -> dict[str, Counter[str]]:
-    """How often each device string stands in each place where a SavedModel keeps them."""
-    graph_def = meta_graph.graph_def
-    return {
-        "graph": _named(node.device for node in graph_def.node),
-        "functions": _named(node.device for function in graph_def.library.function for node in function.node_def),
-        "variables": _named(
-            variable.device
-            for node in meta_graph.object_graph_def.nodes
-            if node.WhichOneof("kind") == "variable"
-            for variable in _components(node.variable)
-        ),
-    }
-
-
-def _named(places: Iterable[str]) -> Counter[str]:
-    return Counter(place for place in places if place)
-
-
-def _is_colocated(node: "NodeDef") -> bool:
-    return "_class" in node.attr and any(place.startswith(b"loc:@") for place in node.attr["_class"].list.s)
-
-
-def _components(variable: "SavedVariable") -> "list[SavedVariable]":
-    """A variable, and the parts of a distributed one."""
-    return [variable, *variable.experimental_distributed_variable_components]
 
 
 def _fingerprint(export_dir: Path) -> FingerprintSummary | None:
