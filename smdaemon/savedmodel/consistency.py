@@ -5,9 +5,8 @@ that a loader would stumble over.
 """
 
 from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice, takewhile
-from math import prod
 from typing import TypeAlias, TypeVar
 
 from smdaemon.errors import DropError
@@ -20,8 +19,8 @@ from smdaemon.proto.tensorflow import (
     TrackableObjectGraph,
 )
 from smdaemon.savedmodel.constants import VARIABLE_VALUE
-from smdaemon.savedmodel.graph_names import operation, output_number
-from smdaemon.tensorbundle.dtypes import STRING
+from smdaemon.savedmodel.graph_names import operation
+from smdaemon.savedmodel.restores import assignments, restores
 from smdaemon.tensorbundle.entries import BundleEntry
 
 Entries: TypeAlias = Mapping[str, BundleEntry]
@@ -154,65 +153,15 @@ def _check_references(meta_graph: MetaGraphDef, nodes: Mapping[str, NodeDef]) ->
 
 def _check_restores(nodes: Mapping[str, NodeDef], entries: Entries) -> set[str]:
     """The restore ops of one graph or function against the bundle; the keys that they read."""
-    # by op: the key of each output, and which part of the tensor it is; "" for all of it
-    restored: dict[str, list[tuple[str, bytes]]] = {}
-    for node in nodes.values():
-        if node.op != "RestoreV2" or len(node.input) < 3:
-            continue
-        keys, parts = (_constant_strings(nodes, source) for source in node.input[1:3])
-        if keys is None or parts is None:  # made while it runs: nothing can be said
-            continue
-        outputs = restored[node.name] = []
-        for key, part, enum in zip(keys, parts, node.attr["dtypes"].list.type, strict=False):
-            name = key.decode("utf-8", "surrogateescape")
-            if name not in entries:
-                raise inconsistent(f"{node.name!r} restores the key {name!r}, which is not in the bundle")
-            _check_type(name, entries[name], enum)
-            outputs.append((name, part))
-    for assigned, shape in _assigned(nodes, restored):
-        _check_shape(assigned, entries[assigned], shape)
-    return {name for outputs in restored.values() for name, _ in outputs}
-
-
-def _assigned(
-    nodes: Mapping[str, NodeDef], restored: Mapping[str, list[tuple[str, bytes]]]
-) -> Iterator[tuple[str, TensorShapeProto]]:
-    """The keys whose values are assigned whole to variables of known shape, with these shapes."""
-    for node in nodes.values():
-        if node.op not in {"AssignVariableOp", "Assign"} or len(node.input) < 2:
-            continue
-        variable = nodes.get(operation(node.input[0]))
-        source = _source(nodes, node.input[1])
-        outputs = restored.get(operation(source), [])
-        if variable is None or "shape" not in variable.attr or output_number(source) >= len(outputs):
-            continue
-        key, part = outputs[output_number(source)]
-        if not part:
-            yield key, variable.attr["shape"].shape
-
-
-def _source(nodes: Mapping[str, NodeDef], tensor: str) -> str:
-    """Where the value of `tensor` comes from, through any Identity."""
-    for _ in nodes:  # no further than there are nodes, should they form a ring
-        node = nodes.get(operation(tensor))
-        if node is None or node.op != "Identity" or not node.input:
-            break
-        tensor = node.input[0]
-    return tensor
-
-
-def _constant_strings(nodes: Mapping[str, NodeDef], tensor: str) -> list[bytes] | None:
-    """The elements of a constant vector of strings; None for anything else."""
-    node = nodes.get(operation(tensor))
-    if node is None or node.op != "Const" or node.attr["dtype"].type != STRING.enum:
-        return None
-    value = node.attr["value"].tensor
-    size = prod(dim.size for dim in value.tensor_shape.dim)
-    strings = list(value.string_val)
-    # one element may stand for all that are equal to it, from the last one on
-    if strings and len(strings) < size <= _ELEMENTS_LIMIT:
-        strings += strings[-1:] * (size - len(strings))
-    return strings if len(strings) == size else None
-
-
-_ELEMENTS_LIMIT = 100_000_000
+    restored = restores(nodes)
+    used = set()
+    for name, outputs in restored.items():
+        for key, _, dtype in outputs:
+            if key not in entries:
+                raise inconsistent(f"{name!r} restores the key {key!r}, which is not in the bundle")
+            _check_type(key, entries[key], dtype)
+            used.add(key)
+    for variable, (key, part, _) in assignments(nodes, restored):
+        if not part and "shape" in variable.attr:
+            _check_shape(key, entries[key], variable.attr["shape"].shape)
+    return used

@@ -205,11 +205,11 @@ class GraphTensors:
 
     def __init__(self, graph: GraphDef | MetaGraphDef, import_scope: str = "") -> None:
         ops: Iterable[OpDef] = ()
-        graph_def = graph
         if isinstance(graph, MetaGraphDef):
-            graph_def, ops = graph.graph_def, graph.meta_info_def.stripped_op_list.op
+            ops = graph.meta_info_def.stripped_op_list.op
+            graph = graph.graph_def
         self._prefix = f"{import_scope}/" if import_scope else ""
-        self._nodes = {node.name: node for node in graph_def.node}
+        self._nodes = {node.name: node for node in graph.node}
         self._ops = {op.name: op for op in ops}
 
     def node(self, name: str) -> NodeDef:
@@ -279,7 +279,19 @@ def get_tensor_from_tensor_info(
     return _resolved(tensor_info, GraphTensors(graph, import_scope))
 
 
-def _resolved(info: TensorInfo, tensors: GraphTensors) -> GraphTensor | SparseTensor | CompositeTensor:
+def describe_tensor_info(tensor_info: TensorInfo) -> GraphTensor | SparseTensor | CompositeTensor:
+    """The tensor that `tensor_info` describes, without looking into any graph."""
+    return _resolved(tensor_info, _AsDescribed())
+
+
+class _AsDescribed:
+    """Takes every tensor for what its info says."""
+
+    def tensor(self, name: str, info: TensorInfo) -> GraphTensor:
+        return GraphTensor(name, dtype_name(info.dtype), shape_of(info.tensor_shape))
+
+
+def _resolved(info: TensorInfo, tensors: GraphTensors | _AsDescribed) -> GraphTensor | SparseTensor | CompositeTensor:
     encoding = info.WhichOneof("encoding")
     if encoding == "name":
         return tensors.tensor(info.name, info)
