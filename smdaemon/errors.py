@@ -154,6 +154,14 @@ CODES: dict[str, Code] = {
     ),
     "bundle-missing-shard": Code("a data file of a tensor bundle is missing", "copy all variables.data-* files"),
     "bundle-invalid": Code("the tensors cannot be written as one bundle", "correct the tensors that the message names"),
+    "checkpoint-state-invalid": Code(
+        "a checkpoint state file cannot be followed", "name the checkpoint's prefix instead of its directory"
+    ),
+    "checkpoint-graph-missing": Code(
+        "the checkpoint has no .meta file, so that there is no graph to serve",
+        "save it with write_meta_graph, name a .meta file, or export the weights only",
+    ),
+    "checkpoint-graph-corrupt": Code("the .meta file of a checkpoint cannot be understood", "save the checkpoint again"),
     "savedmodel-missing": Code("the directory holds no saved_model.pb", "give the version directory of a SavedModel"),
     "savedmodel-corrupt": Code("saved_model.pb cannot be understood", "restore the file from a good copy"),
     "savedmodel-inconsistent": Code(
@@ -164,6 +172,10 @@ CODES: dict[str, Code] = {
     ),
     "signature-invalid": Code(
         "a signature or a description of a tensor is malformed", "correct the inputs and outputs of the signature"
+    ),
+    "template-mismatch": Code(
+        "the tensors do not fit the SavedModel that serves as their template",
+        "name the tensors as the template's variables, give a name map, or allow missing or unused names",
     ),
     "device-invalid": Code(
         "a device name or a device policy cannot be understood",

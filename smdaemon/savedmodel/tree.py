@@ -23,11 +23,13 @@ class Leaf:
     """A tensor's place in the tree.
 
     `name` is the tensor's own name, `path` its parts, `variable` the name of its variable: legal for TensorFlow and unique.
+    `joined`: the last part is several, as the tensor would lie beneath another.
     """
 
     name: str
     path: tuple[str, ...]
     variable: str = ""
+    joined: bool = False
 
 
 @dataclass(slots=True)
@@ -84,34 +86,48 @@ _OBJECT_RESERVED = frozenset(
     ]
 )
 _LEGAL_PART = re.compile(r"[A-Za-z0-9_.\\>-]+", re.ASCII)
+_LEGAL_JOINED = re.compile(r"[A-Za-z0-9_.\\/>-]+", re.ASCII)
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\>-]", re.ASCII)
 _LEGAL_START = re.compile(r"[A-Za-z0-9.]", re.ASCII)
 
 
-def nest(names: Iterable[str], separator: str | None = None) -> Tree:
+def nest(names: Iterable[str], separator: str | None = None, *, joined: bool = False) -> Tree:
     """The tree of `names`.
 
     Without a `separator`, names are split at "/" if any of them has one, else at ".". A branch whose children are "0" to
     "n-1" is a list; one whose children all can be attributes is an object; any other is a dict. The root is an object whatever
     its children are called. Raises DropError: `name-invalid` for an empty part, ".", ".." or NUL; `name-clash` for a name
     given twice, for `a` beside `a/b`, and where the root's own attributes have the name.
+
+    With `joined` `a` beside `a/b` is allowed, as in TensorFlow 1's checkpoints, where a slot lies beneath its variable: `a/b`
+    stands beside `a` under the one name "a/b".
     """
     ordered = sorted(names)
     if separator is None:
         separator = "/" if any("/" in name for name in ordered) else "."
     root = Branch()
+    leaves = frozenset(ordered) if joined else frozenset[str]()
     for name in ordered:
-        _plant(root, name, separator)
+        _plant(root, _leaf(name, separator, leaves))
     for part in root.children:
         if part in ROOT_RESERVED or _is_reserved(part):
             raise DropError("name-clash", f"the loaded model has a {part!r} of its own, no tensor can be there")
     return Tree(root, tuple(_arrange(root)))
 
 
-def _plant(root: Branch, name: str, separator: str) -> None:
-    """Puts a leaf that has no variable yet, and the branches above it, into the tree."""
+def _leaf(name: str, separator: str, leaves: frozenset[str]) -> Leaf:
+    """The leaf of a name, without a variable yet; from the first of `leaves` that it lies beneath, what follows is one part."""
     path = tuple(name.split(separator))
     _check(name, path)
+    for depth in range(1, len(path) if leaves else 0):
+        if separator.join(path[:depth]) in leaves:
+            return Leaf(name, (*path[: depth - 1], separator.join(path[depth - 1 :])), joined=True)
+    return Leaf(name, path)
+
+
+def _plant(root: Branch, leaf: Leaf) -> None:
+    """Puts a leaf, and the branches above it, into the tree."""
+    name, path = leaf.name, leaf.path
     branch = root
     for part in path[:-1]:
         child = branch.children.get(part)
@@ -123,7 +139,7 @@ def _plant(root: Branch, name: str, separator: str) -> None:
     if path[-1] in branch.children:
         twice = isinstance(branch.children[path[-1]], Leaf)
         raise DropError("name-clash", f"the name {name!r} {'is given twice' if twice else 'is also that of a parent'}")
-    branch.children[path[-1]] = Leaf(name, path)
+    branch.children[path[-1]] = leaf
 
 
 def _check(name: str, path: tuple[str, ...]) -> None:
@@ -169,7 +185,9 @@ def _kind(branch: Branch) -> Kind:
     names = branch.children.keys()
     if names == {str(index) for index in range(len(names))}:
         return Kind.LIST
-    if all(name.isidentifier() and not iskeyword(name) and not _is_reserved(name) for name in names):
+    # a joined name is no attribute that one can write, but its siblings are: they keep theirs
+    plain = [name for name, child in branch.children.items() if isinstance(child, Branch) or not child.joined]
+    if all(name.isidentifier() and not iskeyword(name) and not _is_reserved(name) for name in plain):
         return Kind.OBJECT
     return Kind.DICT
 
@@ -185,7 +203,7 @@ def _ordered(branch: Branch, order: Callable[[str], int | str]) -> Iterable[tupl
     """
     parts = sorted(branch.children, key=order)
     branch.children = {part: branch.children[part] for part in parts}
-    taken = {part for part in parts if _LEGAL_PART.fullmatch(part)}
+    taken = {part for part in parts if _legal(branch.children[part]).fullmatch(part)}
     if len(taken) == len(parts):
         return zip(parts, parts, strict=True)
     legal_parts = []
@@ -200,3 +218,8 @@ def _ordered(branch: Branch, order: Callable[[str], int | str]) -> Iterable[tupl
             taken.add(legal)
         legal_parts.append(legal)
     return zip(parts, legal_parts, strict=True)
+
+
+def _legal(child: Child) -> re.Pattern[str]:
+    """What a part's variable may be called: a joined one keeps its "/", as nothing else can lie beneath the tensor above it."""
+    return _LEGAL_JOINED if isinstance(child, Leaf) and child.joined else _LEGAL_PART

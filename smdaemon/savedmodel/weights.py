@@ -38,19 +38,30 @@ def write_weights(
     variables of a tensor's type, `name-invalid` and `name-clash` as `nest` does, `export-dir-exists`. Later: what
     `write_bundle` raises, and OSError as it comes.
     """
-    _check(tensors)
-    tree = nest(tensors, separator)
-    objects = object_graphs(tree, tensors)
-    graph = restore_graph(tree, tensors, objects.keys)
-    bundle: dict[str, Tensor] = {objects.keys[name]: tensor for name, tensor in tensors.items()}
-    bundle[OBJECT_GRAPH_KEY] = StringScalar(objects.trackable)
-    model = _saved_model(tags, graph, objects)
-    contents = Contents(model, bundle, program=graph.program)
+    contents = weights_contents(tensors, tags=tags, separator=separator)
     written = write_saved_model(export_dir, contents, shards=shards, on_bytes=on_bytes, sync=sync)
     return replace(written, tensors=len(tensors))
 
 
-def _check(tensors: Mapping[str, Tensor]) -> None:
+def weights_contents(
+    tensors: Mapping[str, Tensor],
+    *,
+    tags: Sequence[str] = (SERVING,),
+    separator: str | None = None,
+    joined: bool = False,
+) -> Contents:
+    """What `write_weights` writes; `joined` is `tree.nest`'s. Raises DropError as `write_weights` does before it writes."""
+    check_variables(tensors)
+    tree = nest(tensors, separator, joined=joined)
+    objects = object_graphs(tree, tensors)
+    graph = restore_graph(tree, tensors, objects.keys)
+    bundle: dict[str, Tensor] = {objects.keys[name]: tensor for name, tensor in tensors.items()}
+    bundle[OBJECT_GRAPH_KEY] = StringScalar(objects.trackable)
+    return Contents(weights_model(tags, graph, objects), bundle, program=graph.program)
+
+
+def check_variables(tensors: Mapping[str, Tensor]) -> None:
+    """DropError `source-empty` without tensors, `dtype-unsupported` for one that TensorFlow has no variables for."""
     if not tensors:
         raise DropError("source-empty", "there are no tensors to write")
     for name in sorted(tensors):
@@ -59,7 +70,7 @@ def _check(tensors: Mapping[str, Tensor]) -> None:
             raise DropError("dtype-unsupported", f"TensorFlow has no variables of {dtype}, the dtype of {name!r}")
 
 
-def _saved_model(tags: Sequence[str], graph: RestoreGraph, objects: ObjectGraphs) -> bytes:
+def weights_model(tags: Sequence[str], graph: RestoreGraph, objects: ObjectGraphs) -> bytes:
     """SavedModel {schema version, meta_graphs: one MetaGraphDef}."""
     meta_info = (
         b"".join(wire.text(4, tag) for tag in sorted(set(tags)))

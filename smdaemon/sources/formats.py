@@ -5,11 +5,13 @@ from pathlib import Path
 
 from smdaemon.errors import DropError
 from smdaemon.sources.base import Format, Source
+from smdaemon.sources.checkpoint_state import is_checkpoint
 from smdaemon.sources.files import stat_of
 from smdaemon.sources.npy import NpyDirectoryFormat, NpyFormat
 from smdaemon.sources.npz import NpzFormat
 from smdaemon.sources.safetensors import SafetensorsFormat
 from smdaemon.sources.sharded import ShardedSafetensorsFormat
+from smdaemon.sources.tf_checkpoint import SavedModelFormat, TfCheckpointFormat, is_saved_model
 
 FORMATS: tuple[Format, ...] = (
     NpzFormat(),
@@ -17,6 +19,8 @@ FORMATS: tuple[Format, ...] = (
     NpyDirectoryFormat(),
     SafetensorsFormat(),
     ShardedSafetensorsFormat(),
+    TfCheckpointFormat(),
+    SavedModelFormat(),
 )
 AUTO = "auto"
 """Stands for the format that the name of the drop tells."""
@@ -46,8 +50,13 @@ def claiming(path: Path) -> Format | None:
 def detect(path: Path) -> Format:
     """The format of a path that the user names; here hidden names and single shards are taken at their word.
 
+    A SavedModel is taken before a checkpoint, and that before a directory of arrays. A checkpoint may be named by its prefix.
     DropError `source-missing` where nothing is there, `source-unknown-format` where the name tells no format.
     """
+    if is_saved_model(path):
+        return format_named(SavedModelFormat.name)
+    if is_checkpoint(path):
+        return format_named(TfCheckpointFormat.name)
     if stat.S_ISDIR(stat_of(path).st_mode):
         found = next((known for known in FORMATS if not known.suffix and known.claims(path)), None)
     else:

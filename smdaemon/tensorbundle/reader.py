@@ -85,6 +85,18 @@ class BundleReader:
             if key[0]:
                 yield _text(key), self._entry(key)
 
+    def reach(self) -> dict[int, int]:
+        """The bytes that each data file must have for the entries that lie in it, by the file's number; no file is opened."""
+        ends: dict[int, int] = {}
+        for key in self._values:
+            entry = self._entry(key)
+            if entry.slices:
+                continue
+            if entry.shard >= self.header.shards:
+                raise corrupt(f"tensor {_text(key)!r} lies in data file {entry.shard} of {self.header.shards}")
+            ends[entry.shard] = max(ends.get(entry.shard, 0), entry.offset + entry.size)
+        return ends
+
     def tensor(self, key: str) -> Tensor:
         """The tensor of that name, whose value is read when it is asked for; KeyError where there is none.
 
