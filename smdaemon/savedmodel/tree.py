@@ -110,7 +110,7 @@ def nest(names: Iterable[str], separator: str | None = None, *, joined: bool = F
     for name in ordered:
         _plant(root, _leaf(name, separator, leaves))
     for part in root.children:
-        if part in ROOT_RESERVED or _is_reserved(part):
+        if part in ROOT_RESERVED or is_reserved(part):
             raise DropError("name-clash", f"the loaded model has a {part!r} of its own, no tensor can be there")
     return Tree(root, tuple(_arrange(root)))
 
@@ -187,12 +187,13 @@ def _kind(branch: Branch) -> Kind:
         return Kind.LIST
     # a joined name is no attribute that one can write, but its siblings are: they keep theirs
     plain = [name for name, child in branch.children.items() if isinstance(child, Branch) or not child.joined]
-    if all(name.isidentifier() and not iskeyword(name) and not _is_reserved(name) for name in plain):
+    if all(name.isidentifier() and not iskeyword(name) and not is_reserved(name) for name in plain):
         return Kind.OBJECT
     return Kind.DICT
 
 
-def _is_reserved(name: str) -> bool:
+def is_reserved(name: str) -> bool:
+    """Whether a loaded object has, or Python has, something of its own under that name."""
     return name.startswith("_") and (name.startswith(("__", "_self_")) or name in _OBJECT_RESERVED)
 
 
