@@ -126,6 +126,10 @@ def _type_text(annotation: Any) -> str:
             return "`true` or `false`"
         case msgspec.inspect.ListType():
             return "list of text"
+        case msgspec.inspect.DictType(value_type=msgspec.inspect.StructType()):
+            return "table of tables"
+        case msgspec.inspect.DictType():
+            return "table of text"
         case _:
             return "text"
 
@@ -219,6 +223,9 @@ _FIELD_TYPES = {
     "double": "number",
     "repeated string": "list of text",
     "map<string, string>": "text to text",
+    "bool": "`true` or `false`",
+    "map<string, Signature>": "name to object: `inputs` and `outputs` (name to tensor name), `method`",
+    "map<string, ModeGraph>": "mode to object: `template`, `tags`",
     "google.protobuf.Timestamp": "time, RFC 3339",
     "Error": "object: `code`, `message`, `remedy`, `retryable`",
 }

@@ -52,6 +52,17 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         return parse_size(self.host_memory)
 
 
+class SignatureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One signature of a `[[model]]`, by the names of tensors in the graph."""
+
+    # input name -> tensor name, such as "x:0"
+    inputs: dict[str, str] = msgspec.field(default_factory=dict)
+    # output name -> tensor name
+    outputs: dict[str, str] = msgspec.field(default_factory=dict)
+    # predict, classify, regress or a full method name
+    method: str = "predict"
+
+
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One `[[model]]` table."""
 
@@ -71,10 +82,34 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     version: Literal["step", "timestamp", "sequence"] = "step"
     # what happens to older drops that wait: all are exported, or only the latest
     on_backlog: Literal["all", "latest"] = "all"
-    # what happens to device annotations; weights have none, so both give the same export
-    devices: Literal["keep", "strip"] = "strip"
-    # tags of the meta graph
-    tags: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["serve"])
+    # what happens to device annotations, everywhere a SavedModel keeps them: keep, strip, soft, or remap:PATTERN=DEVICE,...
+    devices: str = "keep"
+    # a SavedModel that gives graph, signatures, functions and assets, the drop giving the values; empty for weights alone
+    template: str = ""
+    # name in the drop -> name in the template, or the same with one * on each side
+    name_map: dict[str, str] = msgspec.field(default_factory=dict)
+    # where a drop lacks a variable of the template: an error, or the template's value is kept
+    missing: Literal["error", "keep"] = "error"
+    # where a drop has tensors that the template does not know (an optimizer's, say)
+    unused: Literal["ignore", "error"] = "ignore"
+    # signature name -> its inputs, outputs and method, by tensor names of the drop's graph
+    signatures: dict[str, SignatureSettings] = msgspec.field(default_factory=dict)
+    # whether the graph of a drop (a .meta beside a checkpoint, a SavedModel) is exported, or its weights only
+    graph: Literal["auto", "none"] = "auto"
+    # leave out attributes that have their default value
+    strip_default_attrs: bool = False
+    # debug info of drop or template
+    debug_info: Literal["keep", "drop"] = "keep"
+    # write saved_model.pbtxt in place of saved_model.pb
+    as_text: bool = False
+    # path below assets.extra/ -> file to copy there
+    assets_extra: dict[str, str] = msgspec.field(default_factory=dict)
+    # an .npz of sample inputs that becomes the warm-up request of serving_default
+    warmup: str = ""
+    # the host whose daemon writes, as in TensorFlow's experimental_io_device
+    io_device: str = ""
+    # tags of the meta graph; none for those of the graph that is exported, else "serve"
+    tags: list[str] = msgspec.field(default_factory=list)
     # data files of variables/, written in parallel; 0 chooses by size
     shards: Annotated[int, msgspec.Meta(ge=0, le=99999)] = 0
     # what separates the parts of a tensor's name; empty chooses "/" or "." by the names
@@ -238,10 +273,18 @@ def _absolute(config: Config, folder: Path) -> Config:
         state_dir=str(folder / config.daemon.state_dir),
         control_socket=str(folder / config.daemon.control_socket),
     )
-    models = [
-        msgspec.structs.replace(m, watch=str(folder / m.watch), publish=str(folder / m.publish)) for m in config.model
-    ]
-    return Config(daemon=daemon, model=models)
+    return Config(daemon=daemon, model=[_absolute_model(model, folder) for model in config.model])
+
+
+def _absolute_model(model: ModelSettings, folder: Path) -> ModelSettings:
+    return msgspec.structs.replace(
+        model,
+        watch=str(folder / model.watch),
+        publish=str(folder / model.publish),
+        template=model.template and str(folder / model.template),
+        warmup=model.warmup and str(folder / model.warmup),
+        assets_extra={name: str(folder / path) for name, path in model.assets_extra.items()},
+    )
 
 
 def differences(old: Config, new: Config) -> list[str]:

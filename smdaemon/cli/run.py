@@ -4,8 +4,8 @@ import trio
 
 from smdaemon import log
 from smdaemon.cli.options import DEFAULT_CONFIG, ConfigFile
-from smdaemon.config import load_config
 from smdaemon.daemon.daemon import Daemon
+from smdaemon.daemon.settings import load_settings
 from smdaemon.errors import SmdaemonError
 
 
@@ -15,7 +15,7 @@ def run(*, config: ConfigFile = DEFAULT_CONFIG) -> None:
     SIGTERM and SIGINT drain: running exports may finish until the deadline, the rest goes on at the next start. A second
     signal does not wait. SIGHUP reads the configuration again.
     """
-    settings = load_config(config)
+    settings = load_settings(config)
     log.configure(settings.daemon.log_level, settings.daemon.log_format)
     try:
         trio.run(Daemon(config, settings).run)

@@ -13,12 +13,13 @@ import msgspec
 import trio
 
 from smdaemon import log
-from smdaemon.config import Config, DaemonSettings, differences, load_config
+from smdaemon.config import Config, DaemonSettings, differences
 from smdaemon.control.server import serve
 from smdaemon.daemon.execution import Execution
 from smdaemon.daemon.intake import Intake
 from smdaemon.daemon.locks import state_directory
 from smdaemon.daemon.results import ResultWriter
+from smdaemon.daemon.settings import load_settings
 from smdaemon.daemon.view import Condition, View
 from smdaemon.daemon.watches import Watches
 from smdaemon.errors import ConfigError, EnvironmentFault
@@ -103,7 +104,7 @@ class Daemon:
     async def reload(self) -> None:
         """Read the configuration again and put it in force; where it has a mistake the old one stays."""
         try:
-            new = await trio.to_thread.run_sync(load_config, self._file)
+            new = await trio.to_thread.run_sync(load_settings, self._file)
         except ConfigError as error:
             self._condition.config_error = error
             _log.error("configuration refused", code=error.code, reason=error.message, remedy=error.remedy)

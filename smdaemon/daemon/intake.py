@@ -7,6 +7,7 @@ import trio
 
 from smdaemon.config import Config, ModelSettings
 from smdaemon.errors import ConfigError, DropError, SmdaemonError, fault
+from smdaemon.export.plan import check_choices
 from smdaemon.jobs.job import Job, JobError, NewJob, Origin
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import result_path
@@ -19,7 +20,6 @@ from smdaemon.watch.watcher import Drop
 
 MAX_REQUEST_BYTES = 1 << 20
 MAX_SHARDS = 99_999  # what the names of data files have room for
-DEVICES = ("", "keep", "strip")
 
 
 class Intake:
@@ -44,7 +44,8 @@ class Intake:
         """Take a request from the socket. Raises DropError or ConfigError where it cannot be accepted."""
         check_request(request)
         model = self._model_of(request, None)
-        source = _beneath(Path(request.source), Path(model.watch))
+        request = resolved(request, Path(model.watch), Path(model.watch))
+        source = Path(request.source)
         identity = await trio.to_thread.run_sync(_look, source)
         accepted = await self._accept(model, request, source, origin="api", identity=identity)
         if accepted is None:
@@ -58,7 +59,8 @@ class Intake:
         try:
             request = await trio.to_thread.run_sync(read_request, drop.path)
             model = self._model_of(request, watching)
-            source = _beneath(drop.path.parent / request.source, Path(model.watch))
+            request = resolved(request, drop.path.parent, Path(model.watch))
+            source = Path(request.source)
         except SmdaemonError as error:
             problem = error
         await self._accept(
@@ -127,16 +129,43 @@ def check_request(request: ExportRequest) -> None:
         raise DropError("request-invalid", "the request names no source", remedy='add "source"')
     if not 0 <= request.shards <= MAX_SHARDS:
         raise DropError("request-invalid", f"shards: {request.shards} is not between 0 and {MAX_SHARDS}")
-    if request.devices not in DEVICES:
-        raise DropError("request-invalid", f"devices: {request.devices!r} is neither 'keep' nor 'strip'")
+    choices = {"missing": ("error", "keep"), "unused": ("ignore", "error"), "graph": ("auto", "none")}
+    choices["debug_info"] = ("keep", "drop")
+    for name, known in choices.items():
+        if getattr(request, name) not in ("", *known):
+            told = " nor ".join(map(repr, known))
+            raise DropError("request-invalid", f"{name}: {getattr(request, name)!r} is neither {told}")
+    try:
+        check_choices(request.devices or "keep", request.io_device, "the request")
+    except ConfigError as error:
+        raise DropError("request-invalid", error.message, remedy=error.remedy) from error
+
+
+def resolved(request: ExportRequest, folder: Path, root: Path) -> ExportRequest:
+    """`request` with every path absolute, taken from `folder`; each must lie beneath `root`, once every link is followed."""
+    made = ExportRequest()
+    made.CopyFrom(request)
+
+    def beneath(path: str) -> str:
+        return str(_beneath(folder / path, root))
+
+    made.source = beneath(request.source)
+    for name in ("template", "warmup"):
+        if getattr(request, name):
+            setattr(made, name, beneath(getattr(request, name)))
+    for destination, path in request.assets_extra.items():
+        made.assets_extra[destination] = beneath(path)
+    for name, mode in request.modes.items():
+        made.modes[name].template = beneath(mode.template)
+    return made
 
 
 def _beneath(source: Path, root: Path) -> Path:
     """`source`, which must lie beneath `root` once every link is followed."""
     if "\0" in str(source):
-        raise DropError("request-invalid", f"source {str(source)!r} holds NUL")
+        raise DropError("request-invalid", f"the path {str(source)!r} holds NUL")
     if not source.resolve().is_relative_to(root.resolve()):
-        raise DropError("request-source-outside", f"source {str(source)!r} lies outside {str(root)!r}")
+        raise DropError("request-source-outside", f"{str(source)!r} lies outside {str(root)!r}")
     return source
 
 

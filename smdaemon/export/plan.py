@@ -1,10 +1,12 @@
 """What one export is to do: a request joined with the settings of its model, every choice made."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from smdaemon.errors import ConfigError, SmdaemonError
 
 if TYPE_CHECKING:  # for an export without a daemon, which reads neither, they would take longer than the export
     from smdaemon.config import ModelSettings
@@ -15,12 +17,32 @@ SHARD_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
+class SignaturePlan:
+    """A signature by the names of tensors in the graph. `method` is predict, classify, regress or a full method name."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    method: str = "predict"
+
+
+@dataclass(frozen=True)
+class ModePlan:
+    """Where the graph of one mode comes from."""
+
+    template: Path
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ExportPlan:
-    """Everything that decides the bytes of an export. Shards of 0 mean: choose by size."""
+    """Everything that decides the bytes of an export; the fields mean what those of `ExportRequest` say.
+
+    Shards of 0 mean: choose by size. No tags mean: those of the graph that is exported, else "serve".
+    """
 
     source: Path
     format: str = "auto"
-    tags: tuple[str, ...] = ("serve",)
+    tags: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -28,10 +50,30 @@ class ExportPlan:
     shards: int = 0
     verify: bool = True
     sync: bool = True
+    devices: str = "keep"
+    template: Path | None = None
+    name_map: Mapping[str, str] = field(default_factory=dict)
+    missing: str = "error"
+    unused: str = "ignore"
+    signatures: Mapping[str, SignaturePlan] = field(default_factory=dict)
+    graph: str = "auto"
+    strip_default_attrs: bool = False
+    debug_info: str = "keep"
+    as_text: bool = False
+    assets_extra: Mapping[str, Path] = field(default_factory=dict)
+    warmup: Path | None = None
+    io_device: str = ""
+    modes: Mapping[str, ModePlan] = field(default_factory=dict)
 
     @classmethod
     def of(cls, source: Path, model: "ModelSettings", request: "ExportRequest") -> "ExportPlan":
-        """The plan for `source`: what the request leaves open, the model decides."""
+        """The plan for `source`: what the request leaves open, the model decides. The request's paths are absolute."""
+        template = request.template or model.template
+        warmup = request.warmup or model.warmup
+        signatures = request.signatures or model.signatures
+        assets_extra = request.assets_extra or model.assets_extra
+        text = request.as_text if request.HasField("as_text") else model.as_text
+        strip = request.strip_default_attrs if request.HasField("strip_default_attrs") else model.strip_default_attrs
         return cls(
             source=source,
             format=request.format or model.format,
@@ -42,6 +84,23 @@ class ExportPlan:
             separator=request.separator or model.separator or None,
             shards=request.shards or model.shards,
             verify=model.verify,
+            devices=request.devices or model.devices,
+            template=Path(template) if template else None,
+            name_map=dict(request.name_map or model.name_map),
+            missing=request.missing or model.missing,
+            unused=request.unused or model.unused,
+            signatures={
+                name: SignaturePlan(dict(each.inputs), dict(each.outputs), each.method or "predict")
+                for name, each in signatures.items()
+            },
+            graph=request.graph or model.graph,
+            strip_default_attrs=strip,
+            debug_info=request.debug_info or model.debug_info,
+            as_text=text,
+            assets_extra={name: Path(path) for name, path in assets_extra.items()},
+            warmup=Path(warmup) if warmup else None,
+            io_device=request.io_device or model.io_device,
+            modes={name: ModePlan(Path(mode.template), tuple(mode.tags)) for name, mode in request.modes.items()},
         )
 
     def shards_for(self, nbytes: int) -> int:
@@ -49,3 +108,22 @@ class ExportPlan:
         if self.shards:
             return self.shards
         return max(1, min(nbytes // SHARD_BYTES, os.cpu_count() or 1, 8))
+
+    def graph_files(self) -> Iterator[Path]:
+        """The files of graphs that this export parses and writes anew."""
+        folders = [self.source, *(mode.template for mode in self.modes.values())]
+        folders += [self.template] if self.template else []
+        for folder in folders:
+            yield from (folder / "saved_model.pb", folder / "saved_model.pbtxt")
+        yield self.source.with_suffix(".meta")
+
+
+def check_choices(devices: str, io_device: str, where: str) -> None:
+    """ConfigError `config-invalid` where a device policy or an I/O device cannot be understood."""
+    from smdaemon.placement import parse_policy, validate_io_device
+
+    try:
+        parse_policy(devices)
+        validate_io_device(io_device)
+    except SmdaemonError as error:
+        raise ConfigError("config-invalid", f"{where}: {error.message}", remedy=error.remedy) from error

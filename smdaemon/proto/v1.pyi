@@ -22,7 +22,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ..., retryable: _Optional[bool] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
-    __slots__ = ("model", "source", "format", "version", "tags", "include", "exclude", "rename", "separator", "shards", "devices")
+    __slots__ = ("model", "source", "format", "version", "tags", "include", "exclude", "rename", "separator", "shards", "devices", "template", "name_map", "missing", "unused", "signatures", "graph", "strip_default_attrs", "debug_info", "as_text", "assets_extra", "warmup", "io_device", "modes")
     class RenameEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,34 @@ class ExportRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class NameMapEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class SignaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Signature
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Signature, _Mapping]] = ...) -> None: ...
+    class AssetsExtraEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class ModesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: ModeGraph
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ModeGraph, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +69,19 @@ class ExportRequest(_message.Message):
     SEPARATOR_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     DEVICES_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    NAME_MAP_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    UNUSED_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
+    STRIP_DEFAULT_ATTRS_FIELD_NUMBER: _ClassVar[int]
+    DEBUG_INFO_FIELD_NUMBER: _ClassVar[int]
+    AS_TEXT_FIELD_NUMBER: _ClassVar[int]
+    ASSETS_EXTRA_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_FIELD_NUMBER: _ClassVar[int]
+    IO_DEVICE_FIELD_NUMBER: _ClassVar[int]
+    MODES_FIELD_NUMBER: _ClassVar[int]
     model: str
     source: str
     format: str
@@ -52,10 +93,62 @@ class ExportRequest(_message.Message):
     separator: str
     shards: int
     devices: str
-    def __init__(self, model: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., rename: _Optional[_Mapping[str, str]] = ..., separator: _Optional[str] = ..., shards: _Optional[int] = ..., devices: _Optional[str] = ...) -> None: ...
+    template: str
+    name_map: _containers.ScalarMap[str, str]
+    missing: str
+    unused: str
+    signatures: _containers.MessageMap[str, Signature]
+    graph: str
+    strip_default_attrs: bool
+    debug_info: str
+    as_text: bool
+    assets_extra: _containers.ScalarMap[str, str]
+    warmup: str
+    io_device: str
+    modes: _containers.MessageMap[str, ModeGraph]
+    def __init__(self, model: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., rename: _Optional[_Mapping[str, str]] = ..., separator: _Optional[str] = ..., shards: _Optional[int] = ..., devices: _Optional[str] = ..., template: _Optional[str] = ..., name_map: _Optional[_Mapping[str, str]] = ..., missing: _Optional[str] = ..., unused: _Optional[str] = ..., signatures: _Optional[_Mapping[str, Signature]] = ..., graph: _Optional[str] = ..., strip_default_attrs: _Optional[bool] = ..., debug_info: _Optional[str] = ..., as_text: _Optional[bool] = ..., assets_extra: _Optional[_Mapping[str, str]] = ..., warmup: _Optional[str] = ..., io_device: _Optional[str] = ..., modes: _Optional[_Mapping[str, ModeGraph]] = ...) -> None: ...
+
+class Signature(_message.Message):
+    __slots__ = ("inputs", "outputs", "method")
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class OutputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    inputs: _containers.ScalarMap[str, str]
+    outputs: _containers.ScalarMap[str, str]
+    method: str
+    def __init__(self, inputs: _Optional[_Mapping[str, str]] = ..., outputs: _Optional[_Mapping[str, str]] = ..., method: _Optional[str] = ...) -> None: ...
+
+class ModeGraph(_message.Message):
+    __slots__ = ("template", "tags")
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    template: str
+    tags: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, template: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ExportResult(_message.Message):
-    __slots__ = ("job", "model", "source", "state", "version", "export_dir", "tensors", "bytes", "seconds", "finished_at", "error")
+    __slots__ = ("job", "model", "source", "state", "version", "export_dir", "tensors", "bytes", "seconds", "finished_at", "error", "mode_dirs")
+    class ModeDirsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     JOB_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +160,7 @@ class ExportResult(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_AT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    MODE_DIRS_FIELD_NUMBER: _ClassVar[int]
     job: int
     model: str
     source: str
@@ -78,7 +172,8 @@ class ExportResult(_message.Message):
     seconds: float
     finished_at: _timestamp_pb2.Timestamp
     error: Error
-    def __init__(self, job: _Optional[int] = ..., model: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., version: _Optional[int] = ..., export_dir: _Optional[str] = ..., tensors: _Optional[int] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    mode_dirs: _containers.ScalarMap[str, str]
+    def __init__(self, job: _Optional[int] = ..., model: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., version: _Optional[int] = ..., export_dir: _Optional[str] = ..., tensors: _Optional[int] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., mode_dirs: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Transition(_message.Message):
     __slots__ = ("seq", "state", "at", "reason")

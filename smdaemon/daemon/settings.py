@@ -1,0 +1,24 @@
+"""The configuration as the daemon wants it: read, and with every choice that only the rooms below can judge."""
+
+from pathlib import Path
+
+from smdaemon.config import Config, load_config
+from smdaemon.errors import ConfigError
+from smdaemon.export.plan import check_choices
+from smdaemon.sources.formats import AUTO, FORMATS
+
+
+def load_settings(path: Path) -> Config:
+    """The configuration in `path`; ConfigError where it cannot be put in force."""
+    config = load_config(path)
+    known = [AUTO, *(each.name for each in FORMATS)]
+    for model in config.model:
+        where = f"{path}: model {model.name!r}"
+        check_choices(model.devices, model.io_device, where)
+        if model.format not in known:
+            raise ConfigError(
+                "config-invalid",
+                f"{where}: no format is called {model.format!r}",
+                remedy=f"formats are {', '.join(known)}",
+            )
+    return config

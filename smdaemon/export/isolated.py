@@ -1,0 +1,93 @@
+"""An export in a process of its own, for graphs so large that handling them would stop the daemon.
+
+protobuf parses and serialises a message without letting another thread run: half a gigabyte of graph is a second in which
+the daemon answers nobody. So an export whose graph is large runs in a child (see worker.py). Plan and reports cross the pipe as
+JSON lines; the child waits for a line after it has said what it will write, so that the byte budget can hold it back.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from smdaemon.errors import CODES, DropError, EnvironmentFault, SmdaemonError
+from smdaemon.export.pipeline import Exported, Report
+from smdaemon.export.plan import ExportPlan
+
+LARGE_GRAPH_BYTES = 16 << 20
+"""A graph of this size takes about 30 ms to parse or to serialise: the longest that the daemon's loop may stand still."""
+
+_CRASHED = "the export's process ended with {}"
+
+
+def has_large_graph(plan: ExportPlan) -> bool:
+    """Whether the graph that `plan` handles is so large that the export belongs in a process of its own."""
+    return any(_size(path) > LARGE_GRAPH_BYTES for path in plan.graph_files())
+
+
+def export_isolated(plan: ExportPlan, target: Path, report: Report) -> Exported:
+    """As `pipeline.export`, in a child process. Raises the same errors; what `report` raises ends the child."""
+    command = [sys.executable, "-m", "smdaemon.export.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:  # noqa: S603 - ourselves
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(encode_plan(plan) + b"\n" + json.dumps(str(target)).encode() + b"\n")
+            child.stdin.flush()
+            for line in child.stdout:
+                said, value = json.loads(line)
+                if said == "done":
+                    return Exported(*value)
+                if said == "error":
+                    raise _error(*value)
+                _REPORTS[said](report, value)
+                if said == "writing":
+                    child.stdin.write(b"\n")
+                    child.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died between two lines: the exit status says how
+        finally:
+            child.kill()
+            with suppress(BrokenPipeError):
+                child.stdin.close()
+    raise RuntimeError(_CRASHED.format(child.returncode))
+
+
+_REPORTS: dict[str, Callable[[Report, Any], None]] = {
+    "writing": lambda report, value: report.writing(*value),
+    "advance": lambda report, value: report.advance(value),
+    "verifying": lambda report, _value: report.verifying(),
+}
+
+
+def encode_plan(plan: ExportPlan) -> bytes:
+    """`plan` as one line of JSON."""
+    return msgspec.json.encode(plan, enc_hook=str)
+
+
+def decode_plan(line: bytes) -> ExportPlan:
+    """The plan in a line that `encode_plan` made."""
+    return msgspec.json.decode(line, type=ExportPlan, dec_hook=lambda kind, value: kind(value))
+
+
+def _error(kind: str, code: str, message: str, remedy: str, retryable: bool) -> Exception:
+    """The child's error as it would have been raised here."""
+    if code not in CODES:
+        return RuntimeError(f"in the export's process: {message}")
+    if kind == EnvironmentFault.__name__:
+        return EnvironmentFault(code, message, remedy=remedy, retryable=retryable)
+    if kind == DropError.__name__:
+        return DropError(code, message, remedy=remedy)
+    return SmdaemonError(code, message, remedy=remedy)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # the export itself will say what is wrong with it

@@ -1,0 +1,74 @@
+"""The child of isolated.py: one export, told over a pipe. Run as `python -m smdaemon.export.worker`."""
+
+import json
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import BinaryIO
+
+from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError
+from smdaemon.export.isolated import decode_plan
+from smdaemon.export.pipeline import export
+
+_TELL_SECONDS = 0.1
+
+
+class _PipeReport:
+    """Says on `out` how the export goes; bytes are summed up for a tenth of a second."""
+
+    def __init__(self, out: BinaryIO, go: BinaryIO) -> None:
+        self._out = out
+        self._go = go
+        self._lock = threading.Lock()
+        self._unsaid = 0
+        self._said_at = 0.0
+
+    def say(self, what: str, value: object) -> None:
+        """One line."""
+        self._out.write(json.dumps([what, value]).encode() + b"\n")
+        self._out.flush()
+
+    def writing(self, tensors: int, nbytes: int) -> None:
+        """Say what will be written and wait for the word to go on."""
+        self.say("writing", [tensors, nbytes])
+        self._go.readline()
+
+    def advance(self, nbytes: int) -> None:
+        """Count bytes; say so ten times a second."""
+        with self._lock:
+            self._unsaid += nbytes
+            if time.monotonic() - self._said_at >= _TELL_SECONDS:
+                self._tell()
+
+    def verifying(self) -> None:
+        """Say it."""
+        with self._lock:
+            self._tell()
+        self.say("verifying", None)
+
+    def _tell(self) -> None:
+        self.say("advance", self._unsaid)
+        self._unsaid, self._said_at = 0, time.monotonic()
+
+
+def main() -> None:
+    """Read plan and target from stdin, export, and say on stdout how it went."""
+    plan = decode_plan(sys.stdin.buffer.readline())
+    target = Path(json.loads(sys.stdin.buffer.readline()))
+    report = _PipeReport(sys.stdout.buffer, sys.stdin.buffer)
+    try:
+        exported = export(plan, target, report)
+    except SmdaemonError as error:
+        kind = next((each for each in (EnvironmentFault, DropError) if isinstance(error, each)), SmdaemonError)
+        report.say("error", [kind.__name__, error.code, error.message, error.remedy, error.retryable])
+    except Exception as error:  # noqa: BLE001 - told to the daemon, which fails the job with it
+        traceback.print_exc()  # to the daemon's stderr, and so to its log
+        report.say("error", ["", "", f"{type(error).__name__}: {error}", "", False])
+    else:
+        report.say("done", [exported.tensors, exported.nbytes])
+
+
+if __name__ == "__main__":
+    main()
