@@ -19,46 +19,60 @@ _FIXED_BYTES = {1: 8, 5: 4}
 
 
 def replaced(config: bytes, placed: Callable[[str], str]) -> bytes:
-    """`config` with what `placed` makes of each device; filters that become empty are dropped. Bytes that are no ConfigProto stay."""
+    """`config` with what `placed` makes of each device; fields that become empty are dropped. Bytes that are no ConfigProto stay."""
     try:
-        return _without_empty(config, placed)
-    except (DropError, UnicodeDecodeError, IndexError):
+        devices = {payload: _device(payload) for payload in _device_fields(config)}
+    except (DropError, UnicodeDecodeError):
         return config
+    if not devices:
+        return config
+    return b"".join(_replaced_parts(config, lambda payload: placed(devices[payload]).encode()))
 
 
 def without_counts(config: bytes) -> bytes:
     """`config` without the numbers of devices that the machine of the training had. Bytes that are no ConfigProto stay."""
     try:
         fields = list(_fields(config))
-    except (DropError, IndexError):
+    except DropError:
         return config
     return b"".join(whole for number, whole, _ in fields if number != _DEVICE_COUNT)
 
 
-def _without_empty(config: bytes, placed: Callable[[str], str]) -> bytes:
-    parts = []
+def _device_fields(config: bytes) -> Iterator[bytes]:
+    """The content of every field that holds a device; DropError where the bytes are no ConfigProto."""
+    for number, _, payload in _fields(config):
+        if number == _DEVICE_FILTERS and payload:
+            yield payload
+        elif number == _EXPERIMENTAL and payload is not None:
+            yield from (leader for nested, _, leader in _fields(payload) if nested == _GROUP_LEADER and leader)
+
+
+def _device(payload: bytes) -> str:
+    device = payload.decode()
+    parse_device(device)
+    return device
+
+
+def _replaced_parts(config: bytes, placed: Callable[[bytes], bytes]) -> Iterator[bytes]:
     for number, whole, payload in _fields(config):
-        if number == _DEVICE_FILTERS and payload is not None:
-            parts.append(_device(number, whole, payload, placed))
+        if number == _DEVICE_FILTERS and payload:
+            yield _replaced_field(number, whole, payload, placed)
         elif number == _EXPERIMENTAL and payload is not None:
             inner = b"".join(
-                _device(nested, part, leader, placed) if nested == _GROUP_LEADER and leader is not None else part
+                _replaced_field(nested, part, leader, placed) if nested == _GROUP_LEADER and leader else part
                 for nested, part, leader in _fields(payload)
             )
-            parts.append(whole if inner == payload else _chunk(number, inner))
+            yield whole if inner == payload else _chunk(number, inner)
         else:
-            parts.append(whole)
-    return b"".join(parts)
+            yield whole
 
 
-def _device(number: int, whole: bytes, payload: bytes, placed: Callable[[str], str]) -> bytes:
-    """The field with its device replaced, empty where none is left."""
-    before = payload.decode()
-    parse_device(before)
-    after = placed(before) if before else before
-    if after == before:
+def _replaced_field(number: int, whole: bytes, payload: bytes, placed: Callable[[bytes], bytes]) -> bytes:
+    """The field with its device replaced, nothing where none is left."""
+    device = placed(payload)
+    if device == payload:
         return whole
-    return _chunk(number, after.encode()) if after else b""
+    return _chunk(number, device) if device else b""
 
 
 def _chunk(number: int, payload: bytes) -> bytes:

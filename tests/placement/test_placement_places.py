@@ -1,0 +1,179 @@
+"""Every place of a SavedModel where devices stand, on models made by hand."""
+
+import pytest
+from device_finder import find_devices
+
+from smdaemon.errors import DropError
+from smdaemon.placement import count_colocations, count_devices, device_places, parse_policy, place
+from smdaemon.proto.tensorflow import MetaGraphDef, SavedModel, VariableDef
+
+GPU = "/job:worker/replica:0/task:1/device:GPU:1"
+SOFT = "/device:GPU:1"
+
+FILTERS = b"\x22\x0b/job:worker"
+LEADER = b"\x82\x01\x20\x0a\x1c/job:worker/replica:0/task:0\x10\x01"
+CONFIG = b"\x0a\x07\x0a\x03CPU\x10\x02" + b"\x28\x01" + FILTERS + LEADER
+"""ConfigProto{device_count {CPU: 2}, inter_op_parallelism_threads 1, device_filters, experimental {leader, 2: true}}."""
+
+
+def everywhere() -> SavedModel:
+    """A model with GPU in each place that can hold a device, in graph, functions and object graph."""
+    model = SavedModel()
+    meta_graph = model.meta_graphs.add()
+    function = meta_graph.graph_def.library.function.add()
+    for node in (meta_graph.graph_def.node.add(name="n", op="X"), function.node_def.add(name="n", op="X")):
+        node.device = GPU
+        node.attr["_class"].list.s[:] = [b"loc:@other", b"unit", b"loc:@third"]
+        node.attr["allowed_devices"].list.s[:] = [GPU.encode(), GPU.encode()]
+        node.attr["devices"].list.s[:] = [GPU.encode(), b"host"]
+        node.attr["send_device"].s = GPU.encode()
+        node.attr["shared_name"].s = b"/device:GPU:1"
+        node.attr["config_proto"].s = CONFIG
+        node.attr["value"].tensor.resource_handle_val.add(device=GPU)
+        node.attr["f"].func.attr["g"].list.func.add(name="h").attr["recv_device"].s = GPU.encode()
+    function.attr["_device"].s = GPU.encode()
+    function.arg_attr[0].attr["_composite_device"].s = GPU.encode()
+    objects = meta_graph.object_graph_def.nodes
+    objects.add().variable.device = GPU
+    objects[0].variable.experimental_distributed_variable_components.add(device=GPU)
+    objects.add().resource.device = GPU
+    meta_graph.collection_def["places"].node_list.value[:] = [GPU, "node:0"]
+    meta_graph.collection_def["bytes"].bytes_list.value[:] = [GPU.encode(), b"/dev/none"]
+    variable = VariableDef(variable_name="v:0").SerializeToString()
+    meta_graph.collection_def["variables"].bytes_list.value.append(variable)
+    return model
+
+
+COUNTS = {
+    "graph": 1,
+    "functions": 1,
+    "attributes": 12,
+    "configs": 4,
+    "handles": 2,
+    "variables": 2,
+    "resources": 1,
+    "collections": 2,
+}
+
+
+def test_devices_are_counted_by_place():
+    """Each where it stands, as often as it stands there."""
+    (meta_graph,) = everywhere().meta_graphs
+    counts = count_devices(meta_graph)
+    assert {where: sum(found.values()) for where, found in counts.items()} == COUNTS
+    assert counts["graph"] == {GPU: 1}
+    assert len(list(device_places(meta_graph))) == sum(COUNTS.values())
+    assert count_colocations(meta_graph) == 2
+
+
+def test_strip_leaves_no_device_anywhere():
+    """An independent look over every text of the message finds none; what is no device stays."""
+    model = everywhere()
+    placed = place(model, parse_policy("strip"))
+    assert placed.changed == COUNTS
+    assert (placed.colocations, placed.device_counts) == (2, 2)
+    assert placed.total == sum(COUNTS.values()) + 4
+    left = [(path, content) for path, content in find_devices(model) if not path.endswith("[shared_name].s")]
+    assert left == []
+    (meta_graph,) = model.meta_graphs
+    (node,) = meta_graph.graph_def.node
+    assert list(node.attr["_class"].list.s) == [b"unit"]
+    assert list(node.attr["allowed_devices"].list.s) == []
+    assert list(node.attr["devices"].list.s) == [b"", b"host"]
+    assert node.attr["shared_name"].s == b"/device:GPU:1"
+    assert node.attr["config_proto"].s == b"\x28\x01\x82\x01\x02\x10\x01"
+    assert list(meta_graph.collection_def["places"].node_list.value) == ["", "node:0"]
+    assert count_devices(meta_graph) == {}
+
+
+def test_soft_drops_the_host_everywhere():
+    """Type and index stay, and so does what binds nodes together; filters that name hosts alone are gone."""
+    model = everywhere()
+    place(model, parse_policy("soft"))
+    (meta_graph,) = model.meta_graphs
+    counts = count_devices(meta_graph)
+    assert counts == {where: {SOFT: number} for where, number in COUNTS.items() if where != "configs"}
+    assert count_colocations(meta_graph) == 2
+    (node,) = meta_graph.graph_def.node
+    assert node.attr["config_proto"].s == b"\x0a\x07\x0a\x03CPU\x10\x02\x28\x01\x82\x01\x02\x10\x01"
+
+
+def test_remap_replaces_everywhere():
+    """A filter becomes the device of its rule, in a message whose lengths are right."""
+    model = everywhere()
+    place(model, parse_policy("remap:/gpu:1=/job:localhost/device:CPU:0,/job:*=/job:localhost"))
+    (meta_graph,) = model.meta_graphs
+    counts = count_devices(meta_graph)
+    assert counts.pop("configs") == {"/job:localhost": 4}
+    assert {device for found in counts.values() for device in found} == {"/job:localhost/device:CPU:0"}
+    tensorflow = pytest.importorskip("tensorflow")
+    config = tensorflow.compat.v1.ConfigProto.FromString(meta_graph.graph_def.node[0].attr["config_proto"].s)
+    assert list(config.device_filters) == ["/job:localhost"]
+    assert config.experimental.collective_group_leader == "/job:localhost"
+    assert dict(config.device_count) == {"CPU": 2}
+    assert config.inter_op_parallelism_threads == 1
+
+
+def test_keep_changes_nothing():
+    """Not a byte."""
+    model = everywhere()
+    assert place(model, parse_policy("keep")).total == 0
+    assert model == everywhere()
+
+
+def test_one_meta_graph_can_be_placed():
+    """The builder places graphs before there is a model."""
+    (meta_graph,) = everywhere().meta_graphs
+    assert place(meta_graph, parse_policy("strip")).changed == COUNTS
+
+
+def test_placing_twice_changes_nothing_more():
+    """What was placed stays."""
+    for policy in ("strip", "soft", "remap:*=/cpu:0"):
+        model = everywhere()
+        place(model, parse_policy(policy))
+        assert place(model, parse_policy(policy)).total == 0
+
+
+@pytest.mark.parametrize("policy", ["soft", "remap:/gpu:1=/cpu:0"])
+def test_a_name_that_cannot_be_read_changes_nothing(policy):
+    """The message names it; the model is as it was. `strip` needs to understand nothing."""
+    model = everywhere()
+    model.meta_graphs[0].graph_def.node.add(name="m", op="X", device="@other")
+    before = model.SerializeToString(deterministic=True)
+    with pytest.raises(DropError, match="@other"):
+        place(model, parse_policy(policy))
+    assert model.SerializeToString(deterministic=True) == before
+    place(model, parse_policy("strip"))
+    assert count_devices(model.meta_graphs[0]) == {}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [b"/job:worker", b"\x22\x7f/job", b"\x22\x02\xff\xff", b"\x22", b"\x0b", b"\xff" * 20, b"\x22\x03odd", b"\x09\x00"],
+)
+def test_what_is_no_session_configuration_stays(config):
+    """Bytes of another meaning, or cut short, are nobody's devices."""
+    meta_graph = MetaGraphDef()
+    node = meta_graph.graph_def.node.add(name="n", op="X")
+    node.attr["config_proto"].s = config
+    place(meta_graph, parse_policy("soft"))
+    assert node.attr["config_proto"].s == config
+    place(meta_graph, parse_policy("strip"))
+    assert node.attr["config_proto"].s == config
+
+
+def test_deep_nesting_is_walked_without_recursion():
+    """Functions named in attrs of functions named in attrs, deeper than Python's stack."""
+    meta_graph = MetaGraphDef()
+    attrs = meta_graph.graph_def.node.add(name="n", op="X").attr
+    for _ in range(3000):
+        attrs = attrs["f"].func.attr
+    attrs["send_device"].s = GPU.encode()
+    variable = meta_graph.object_graph_def.nodes.add().variable
+    for _ in range(3000):
+        variable = variable.experimental_distributed_variable_components.add()
+    variable.device = GPU
+    assert place(meta_graph, parse_policy("soft")).changed == {"attributes": 1, "variables": 1}
+    assert attrs["send_device"].s == SOFT.encode()
+    assert variable.device == SOFT
