@@ -15,7 +15,7 @@ from pathlib import Path
 
 PROTOS = Path(__file__).resolve().parent
 TARGET = PROTOS.parent / "smdaemon" / "proto"
-PACKAGES = {"tensorflow": "tensorflow.pyi", "smdaemon": "v1.pyi"}
+PACKAGES = {"tensorflow": "tensorflow.pyi", "tensorflow_serving": "serving.pyi", "smdaemon": "v1.pyi"}
 STUB_HEAD = '# Written by protos/generate.py; do not edit.\n# mypy: disable-error-code="type-arg"\n# ruff: noqa\n'
 
 
@@ -33,7 +33,15 @@ def join_stubs(folder: Path) -> str:
     bodies: list[str] = []
     for path in sorted(folder.rglob("*.pyi")):
         body: list[str] = []
-        for line in path.read_text().splitlines():
+        text = path.read_text()
+        # messages of another package of ours
+        for module in re.findall(
+            r"^from (?!google|typing|collections)[a-z.]+ import \w+ as (\w+)$", text, re.MULTILINE
+        ):
+            if not list(folder.rglob(f"{module.removeprefix('_')}.pyi")):
+                names = sorted(set(re.findall(rf"\b{module}\.(\w+)", text)))
+                imports.add(f"from smdaemon.proto.tensorflow import {', '.join(names)}")
+        for line in text.splitlines():
             if re.match(r"(from (google|typing|collections)|import )", line):
                 imports.add(line)
             elif not line.startswith(("from ", "DESCRIPTOR")):

@@ -1,9 +1,11 @@
-"""Small tensors that a SavedModel carries besides the source's."""
+"""Values from wherever they come, as tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from smdaemon.tensorbundle.dtypes import STRING
-from smdaemon.tensorbundle.tensors import Buffer
+from smdaemon.tensorbundle.slices import PartitionedTensor
+from smdaemon.tensorbundle.tensors import ArrayTensor, Buffer, Tensor
 
 
 class StringScalar:
@@ -23,3 +25,19 @@ class StringScalar:
     def buffers(self) -> Iterator[Buffer]:
         """The one element."""
         yield self._content
+
+
+def tensors_of(variables: Any) -> dict[str, Tensor | PartitionedTensor]:
+    """Tensors by name of a mapping to arrays or Tensors, or of anything with such a mapping as its `tensors`."""
+    named: Mapping[str, Any] = getattr(variables, "tensors", variables)
+    return {name: tensor_of(value) for name, value in named.items()}
+
+
+def tensor_of(value: Any) -> Tensor | PartitionedTensor:
+    """A Tensor as it is; of an array, a number or nested lists of numbers an ArrayTensor."""
+    if hasattr(value, "buffers") or isinstance(value, PartitionedTensor):
+        tensor: Tensor | PartitionedTensor = value
+        return tensor
+    import numpy as np
+
+    return ArrayTensor(np.asarray(value))

@@ -79,11 +79,12 @@ def write_saved_model(
     sync: bool = True,
     as_text: bool = False,
     into_empty: bool = False,
+    before_model: Callable[[], None] | None = None,
 ) -> WrittenModel:
     """Makes the directory `export_dir` and writes the SavedModel into it; `into_empty` takes an empty directory that is there.
 
     `shards` is the number of data files and of threads that write them, or the keys of each data file; `on_bytes(n)` is called
-    after every n bytes of them and of copied assets. With `sync` everything is on the disk at the return. The same contents
+    after every n bytes of them and of copied assets, `before_model` when all values are written. With `sync` everything is on the disk at the return. The same contents
     give the same bytes. What was written is removed if anything fails.
 
     Raises DropError before anything is written: `savedmodel-too-large` for a message that nobody could parse, `asset-invalid`
@@ -106,6 +107,8 @@ def write_saved_model(
         bundle = None
         if contents.tensors or contents.keep_variables:
             bundle = draft.add_bundle(contents.tensors, shards)
+        if before_model is not None:
+            before_model()
         fingerprint = _fingerprint(contents, model, None if bundle is None else bundle.index)
         draft.add(PurePosixPath(FINGERPRINT_FILENAME), fingerprint)
         if as_text:
