@@ -190,6 +190,12 @@ CODES: dict[str, Code] = {
     "asset-invalid": Code(
         "an asset leads out of its folder or is no regular file", "name a regular file and a path inside the folder"
     ),
+    "builder-order": Code(
+        "the parts of a SavedModel were given in an order that makes none", "add variables once, with the first meta graph"
+    ),
+    "option-refused": Code(
+        "an option of saving cannot be followed", "leave the option out; the message says why it cannot be followed"
+    ),
     # the environment: EnvironmentFault
     "disk-full": Code("no space is left where smdaemon writes", "free some space; smdaemon tries again by itself"),
     "quota-exceeded": Code("the disk quota is used up where smdaemon writes", "raise the quota or free some space"),

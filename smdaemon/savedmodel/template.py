@@ -1,0 +1,175 @@
+"""An existing SavedModel as the mould of new ones: which of its bundle's entries are variables, and what is known of each."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import finalize
+
+from smdaemon.savedmodel.constants import VARIABLE_VALUE
+from smdaemon.savedmodel.name_map import SAVE_COUNTER, VALUE_SUFFIX
+from smdaemon.savedmodel.reader import read_index, read_trackable_graph, variables_prefix
+from smdaemon.tensorbundle.dtypes import DType
+from smdaemon.tensorbundle.entries import BundleEntry
+from smdaemon.tensorbundle.reader import BundleReader
+from smdaemon.tensorbundle.tensors import Buffer, Tensor
+
+if TYPE_CHECKING:
+    from smdaemon.proto.tensorflow import NodeDef, SavedModel, SavedVariable, TrackableObjectGraph
+
+
+class TemplateBundle:
+    """The bundle of the SavedModel in `export_dir`, whose meta graphs `model` has; open until nobody has one of its tensors.
+
+    `entries` are empty and `objects` is None for a model without variables.
+    """
+
+    def __init__(self, export_dir: Path, model: "SavedModel") -> None:
+        self._model = model
+        self._reader: BundleReader | None = None
+        self.entries: dict[str, BundleEntry] = {}
+        self.objects: TrackableObjectGraph | None = None
+        if read_index(export_dir) is not None:
+            self._reader = BundleReader(variables_prefix(export_dir))
+            finalize(self, self._reader.close)
+            self.entries = dict(self._reader.entries())
+            self.objects = read_trackable_graph(self._reader)
+
+    def tensor(self, key: str) -> Tensor:
+        """The template's own value."""
+        assert self._reader is not None
+        return _KeptTensor(self._reader.tensor(key), self)
+
+    def must_have_value(self, key: str) -> bool:
+        """Whether `key` is a variable's; the others, as the content of tables, may stay as they are."""
+        if self.objects is not None:
+            return key in self._variable_keys
+        return key != SAVE_COUNTER and key not in self._table_keys
+
+    def variable(self, key: str) -> "SavedVariable | None":
+        """What the model's object graph says of the variable with that key."""
+        return self._variables.get(key, (0, None))[1]
+
+    def are_one_variable(self, keys: Sequence[str]) -> bool:
+        """Whether these keys, of one name, are one variable saved several times: one that functions use, and idle copies of it."""
+        entries = [self.entries[key] for key in keys]
+        kinds = {(entry.dtype, entry.shape, entry.size, entry.crc, bool(entry.slices)) for entry in entries}
+        return len(kinds) == 1 and not entries[0].slices and sum(not self.is_idle(key) for key in keys) == 1
+
+    def is_idle(self, key: str) -> bool:
+        """Whether no function of the model uses the variable with that key."""
+        node, _ = self._variables.get(key, (None, None))
+        return node is not None and node not in self._used_nodes
+
+    def copies(self, key: str) -> list[str]:
+        """Where `key` is an idle copy of another variable, the keys of that variable and of all its copies; else none.
+
+        Keras's `export` writes every variable twice: once for the functions, once in the list of all variables.
+        """
+        if not self.is_idle(key):
+            return []
+        same = self._keys_by_full_name[self._full_names[key]]
+        return same if len(same) > 1 and self.are_one_variable(same) else []
+
+    @cached_property
+    def _variable_keys(self) -> frozenset[str]:
+        return frozenset(self._full_names) - {SAVE_COUNTER + VALUE_SUFFIX}
+
+    @cached_property
+    def _full_names(self) -> dict[str, str]:
+        """The names of the variables in the program, by key."""
+        nodes = [] if self.objects is None else self.objects.nodes
+        return {
+            attribute.checkpoint_key: attribute.full_name
+            for node in nodes
+            for attribute in node.attributes
+            if attribute.name == VARIABLE_VALUE and attribute.checkpoint_key in self.entries
+        }
+
+    @cached_property
+    def _keys_by_full_name(self) -> dict[str, list[str]]:
+        keys: dict[str, list[str]] = {}
+        for key, name in self._full_names.items():
+            keys.setdefault(name, []).append(key)
+        return keys
+
+    @cached_property
+    def _used_nodes(self) -> frozenset[int]:
+        """The numbers of the saved objects that a function of the model captures."""
+        graph = self._model.meta_graphs[0].object_graph_def
+        return frozenset(number for function in graph.concrete_functions.values() for number in function.bound_inputs)
+
+    @cached_property
+    def _variables(self) -> "dict[str, tuple[int, SavedVariable]]":
+        """The saved variables with their nodes' numbers, by key. Both object graphs have the same edges, not the same numbers."""
+        if self.objects is None or not self.objects.nodes:
+            return {}
+        saved, trackable = self._model.meta_graphs[0].object_graph_def.nodes, self.objects.nodes
+        found: dict[str, tuple[int, SavedVariable]] = {}
+        todo = [(0, 0)] if saved else []
+        seen = set(todo)
+        for at, other in todo:  # grows while it is walked
+            if saved[at].HasField("variable"):
+                for attribute in trackable[other].attributes:
+                    if attribute.name == VARIABLE_VALUE:
+                        found[attribute.checkpoint_key] = at, saved[at].variable
+            numbers = {child.local_name: child.node_id for child in trackable[other].children}
+            for child in saved[at].children:
+                pair = child.node_id, numbers.get(child.local_name, -1)
+                if pair not in seen and 0 <= pair[0] < len(saved) and 0 <= pair[1] < len(trackable):
+                    seen.add(pair)
+                    todo.append(pair)
+        return found
+
+    @cached_property
+    def _table_keys(self) -> frozenset[str]:
+        """The keys that the restore ops of TensorFlow 1 put into tables."""
+        return frozenset(
+            key
+            for meta_graph in self._model.meta_graphs
+            for nodes in (
+                meta_graph.graph_def.node,
+                *(function.node_def for function in meta_graph.graph_def.library.function),
+            )
+            for key in _restored_to_tables(nodes)
+        )
+
+
+def _restored_to_tables(nodes: "Sequence[NodeDef]") -> Iterator[str]:
+    from smdaemon.savedmodel.graph_names import operation, output_number
+
+    by_name: Mapping[str, NodeDef] = {node.name: node for node in nodes}
+    for table in nodes:
+        if table.op not in {"LookupTableImport", "LookupTableImportV2"}:
+            continue
+        for source in table.input[1:3]:
+            restore = by_name.get(operation(source))
+            if restore is None or restore.op != "RestoreV2" or len(restore.input) < 2:
+                continue
+            names = by_name.get(operation(restore.input[1]))
+            keys = [] if names is None else names.attr["value"].tensor.string_val
+            if output_number(source) < len(keys):
+                yield keys[output_number(source)].decode("utf-8", "surrogateescape")
+
+
+class _KeptTensor:
+    """A tensor of the template, which keeps the template's files open."""
+
+    def __init__(self, tensor: Tensor, owner: TemplateBundle) -> None:
+        self._tensor = tensor
+        self._owner = owner
+
+    @property
+    def dtype(self) -> DType:
+        return self._tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._tensor.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self._tensor.nbytes
+
+    def buffers(self) -> Iterator[Buffer]:
+        yield from self._tensor.buffers()
