@@ -5,14 +5,15 @@ that a loader would stumble over.
 """
 
 from bisect import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, takewhile
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from smdaemon.errors import DropError
 from smdaemon.proto.tensorflow import (
     MetaGraphDef,
     NodeDef,
+    SavedObject,
     SavedObjectGraph,
     SavedVariable,
     TensorShapeProto,
@@ -24,7 +25,6 @@ from smdaemon.savedmodel.restores import assignments, restores
 from smdaemon.tensorbundle.entries import BundleEntry
 
 Entries: TypeAlias = Mapping[str, BundleEntry]
-Node = TypeVar("Node")
 
 
 def inconsistent(message: str) -> DropError:
@@ -62,41 +62,59 @@ def _keys_of(
 
 
 def _check_variables(saved: SavedObjectGraph, trackable: TrackableObjectGraph, entries: Entries) -> None:
-    """Walks both graphs from their roots along the same names, as the loader does: node numbers may differ."""
+    """Every variable that can be reached in the model has a value in the bundle that fits it."""
+    twins = dict(matched_nodes(saved, trackable))
+    for number, twin in twins.items():
+        variable = saved.nodes[number].variable
+        if not saved.nodes[number].HasField("variable"):
+            continue
+        if twin is None:
+            raise inconsistent(f"the bundle's object graph has no value for variable {variable.name!r}")
+        _check_variable(variable, trackable.nodes[twin], entries)
+
+
+def matched_nodes(saved: SavedObjectGraph, trackable: TrackableObjectGraph) -> Iterator[tuple[int, int | None]]:
+    """Each node of the saved graph that is reached from its root, with the node of the other at the same path.
+
+    Both graphs are walked along the same names, as TensorFlow's loader does: node numbers may differ. None stands for what the other
+    graph does not have, and comes last. Raises DropError `savedmodel-inconsistent` where an edge leads nowhere or two edges of
+    a node have one name.
+    """
     if not saved.nodes or not trackable.nodes:
         return
+    known: dict[int, dict[str, int]] = {}
     todo = [(0, 0)]
-    seen = set(todo)
-    missing: dict[int, str] = {}
-    matched = set()
-    for at, other in todo:  # grows while it is walked
-        node, twin = _node_at(saved.nodes, at), _node_at(trackable.nodes, other)
-        twins = {child.local_name: child.node_id for child in twin.children}
-        for child in node.children:
-            number = twins.get(child.local_name)
-            pair = (child.node_id, -1 if number is None else number)
-            if pair in seen:
+    seen = {0}
+    missing: dict[int, None] = {}
+    for number, twin in todo:  # grows while it is walked
+        yield number, twin
+        if twin not in known:
+            known[twin] = children_of(trackable.nodes, twin)
+        for name, child in children_of(saved.nodes, number).items():
+            if child in seen:
                 continue
-            seen.add(pair)
-            target = _node_at(saved.nodes, child.node_id)
-            is_variable = target.HasField("variable")
-            if number is None:
-                if is_variable:
-                    missing[child.node_id] = target.variable.name or child.local_name
+            other = known[twin].get(name)
+            if other is None:
+                missing[child] = None
                 continue
-            todo.append((child.node_id, number))
-            if is_variable:
-                matched.add(child.node_id)
-                _check_variable(target.variable, _node_at(trackable.nodes, number), entries)
-    lost = [name for number, name in missing.items() if number not in matched]
-    if lost:
-        raise inconsistent(f"the bundle's object graph has no value for variable {lost[0]!r}")
+            seen.add(child)
+            todo.append((child, other))
+    for number in missing:
+        if number not in seen:
+            yield number, None
 
 
-def _node_at(nodes: Sequence[Node], number: int) -> Node:
-    if not 0 <= number < len(nodes):
-        raise inconsistent(f"the object graph refers to node {number} of {len(nodes)}")
-    return nodes[number]
+def children_of(
+    nodes: Sequence[SavedObject] | Sequence[TrackableObjectGraph.TrackableObject], number: int
+) -> dict[str, int]:
+    """The numbers of a node's children by their names; DropError `savedmodel-inconsistent` as `matched_nodes` says."""
+    children: dict[str, int] = {}
+    for child in nodes[number].children:
+        if not 0 <= child.node_id < len(nodes):
+            raise inconsistent(f"the object graph refers to node {child.node_id} of {len(nodes)}")
+        if children.setdefault(child.local_name, child.node_id) != child.node_id:
+            raise inconsistent(f"node {number} of the object graph has two children {child.local_name!r}")
+    return children
 
 
 def _check_variable(variable: SavedVariable, node: TrackableObjectGraph.TrackableObject, entries: Entries) -> None:

@@ -30,6 +30,8 @@ MAIN_OP_KEY: Final = "saved_model_main_op"
 TRAIN_OP_KEY: Final = "saved_model_train_op"
 GLOBAL_VARIABLES: Final = "variables"
 TRAINABLE_VARIABLES: Final = "trainable_variables"
+LOCAL_VARIABLES: Final = "local_variables"
+TABLE_INITIALIZERS: Final = "table_initializer"
 
 # signatures
 DEFAULT_SERVING_SIGNATURE_DEF_KEY: Final = "serving_default"

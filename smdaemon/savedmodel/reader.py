@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from smdaemon.errors import DropError
 from smdaemon.savedmodel.constants import (
+    DEBUG_DIRECTORY,
+    DEBUG_INFO_FILENAME_PB,
     FINGERPRINT_FILENAME,
     OBJECT_GRAPH_KEY,
     SAVED_MODEL_FILENAME_CPB,
@@ -18,7 +20,11 @@ from smdaemon.tensorbundle.entries import BundleEntry
 from smdaemon.tensorbundle.reader import BundleReader
 
 if TYPE_CHECKING:
-    from smdaemon.proto.tensorflow import FingerprintDef, SavedModel, TrackableObjectGraph
+    from smdaemon.proto.tensorflow import FingerprintDef, GraphDebugInfo, SavedModel, TrackableObjectGraph
+
+
+MESSAGE_LIMIT_BYTES = 2**31 - 1
+"""Protobuf parses no message that is longer."""
 
 
 def read_saved_model(export_dir: Path) -> "tuple[bytes, SavedModel]":
@@ -31,7 +37,7 @@ def read_saved_model(export_dir: Path) -> "tuple[bytes, SavedModel]":
     from smdaemon.proto.tensorflow import SavedModel
 
     path = _model_file(export_dir)
-    content = path.read_bytes()
+    content = _content(path)
     try:
         model = SavedModel.FromString(content) if path.suffix == ".pb" else _parsed_text(content)
     except (DecodeError, ValueError) as error:
@@ -39,6 +45,14 @@ def read_saved_model(export_dir: Path) -> "tuple[bytes, SavedModel]":
     if not model.meta_graphs:
         raise DropError("savedmodel-corrupt", f"{str(path)!r} holds no meta graph")
     return content, model
+
+
+def _content(path: Path) -> bytes:
+    """The content of a file that must be parsed whole; DropError `savedmodel-corrupt` for more than protobuf can parse."""
+    size = path.stat().st_size
+    if size > MESSAGE_LIMIT_BYTES:
+        raise DropError("savedmodel-corrupt", f"{str(path)!r} has {size} bytes, more than {MESSAGE_LIMIT_BYTES}")
+    return path.read_bytes()
 
 
 def _model_file(export_dir: Path) -> Path:
@@ -65,6 +79,8 @@ def _parsed_text(content: bytes) -> "SavedModel":
         return text_format.Parse(content.decode(), SavedModel(), descriptor_pool=pool())
     except text_format.ParseError as error:
         raise ValueError(str(error)) from error
+    except RecursionError:
+        raise ValueError("its messages are nested too deep") from None
 
 
 def read_fingerprint(export_dir: Path) -> "FingerprintDef | None":
@@ -80,6 +96,21 @@ def read_fingerprint(export_dir: Path) -> "FingerprintDef | None":
         return None
     except DecodeError as error:
         raise DropError("savedmodel-corrupt", f"{str(path)!r} is no fingerprint: {error}") from error
+
+
+def read_debug_info(export_dir: Path) -> "GraphDebugInfo | None":
+    """The content of `debug/saved_model_debug_info.pb`, None without it; DropError `savedmodel-corrupt` where it is something else."""
+    from google.protobuf.message import DecodeError
+
+    from smdaemon.proto.tensorflow import GraphDebugInfo
+
+    path = export_dir / DEBUG_DIRECTORY / DEBUG_INFO_FILENAME_PB
+    if not path.is_file():
+        return None
+    try:
+        return GraphDebugInfo.FromString(_content(path))
+    except DecodeError as error:
+        raise DropError("savedmodel-corrupt", f"{str(path)!r} is no debug info: {error}") from error
 
 
 def variables_prefix(export_dir: Path) -> Path:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from smdaemon.proto.tensorflow import MetaGraphDef, NodeDef, SavedObjectGraph, TrackableObjectGraph, VariableDef
+from smdaemon.savedmodel.consistency import inconsistent, matched_nodes
 from smdaemon.savedmodel.constants import GLOBAL_VARIABLES, OBJECT_ATTRIBUTES, TRAINABLE_VARIABLES, VARIABLE_VALUE
-from smdaemon.savedmodel.consistency import inconsistent
 from smdaemon.savedmodel.graph_names import operation
 from smdaemon.savedmodel.restores import Restored, assignments, restores
 from smdaemon.tensorbundle.reader import BundleReader
@@ -54,7 +54,7 @@ def by_object_graph(
 
     Raises DropError `savedmodel-inconsistent` where a key is not in the bundle or an edge leads nowhere.
     """
-    at = dict(matched_nodes(saved, trackable))
+    at = {number: twin for number, twin in matched_nodes(saved, trackable) if twin is not None}
     trainable = {
         at[number]: node.variable.trainable
         for number, node in enumerate(saved.nodes)
@@ -77,32 +77,6 @@ def by_object_graph(
     return list(found.values()), reached
 
 
-def matched_nodes(saved: SavedObjectGraph, trackable: TrackableObjectGraph) -> Iterator[tuple[int, int]]:
-    """Pairs of nodes of the two graphs that lie at the same path. They have the same names below them, not the same numbers."""
-    if not saved.nodes or not trackable.nodes:
-        return
-    todo = [(0, 0)]
-    seen = {0}
-    for number, twin in todo:  # grows while it is walked
-        yield number, twin
-        twins = {child.local_name: child.node_id for child in _children(trackable, twin)}
-        for child in _children(saved, number):
-            other = twins.get(child.local_name)
-            if other is not None and child.node_id not in seen:
-                seen.add(child.node_id)
-                todo.append((child.node_id, other))
-
-
-def _children(
-    graph: SavedObjectGraph | TrackableObjectGraph, number: int
-) -> Iterator[TrackableObjectGraph.TrackableObject.ObjectReference]:
-    nodes = graph.nodes
-    for child in nodes[number].children:
-        if not 0 <= child.node_id < len(nodes):
-            raise inconsistent(f"the object graph refers to node {child.node_id} of {len(nodes)}")
-        yield child
-
-
 def by_graph(meta_graph: MetaGraphDef, bundle: BundleReader) -> list[NamedVariable]:
     """The variables that the restore ops of a graph fill; then what else they read, and what the bundle holds besides, by key."""
     nodes = {node.name: node for node in meta_graph.graph_def.node}
@@ -116,7 +90,7 @@ def by_graph(meta_graph: MetaGraphDef, bundle: BundleReader) -> list[NamedVariab
         name = _graph_name(variable, value)
         said = variable.name in trainable if variable.name in known else None
         found.setdefault(value.key, NamedVariable(name, variable.name, value.key, said))
-    for key in bundle.keys():
+    for key, _ in bundle.entries():
         found.setdefault(key, NamedVariable(key, key, key))
     return _distinct(found.values())
 

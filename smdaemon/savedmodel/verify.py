@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smdaemon.errors import DropError
-from smdaemon.savedmodel.constants import ASSETS_DIRECTORY, OBJECT_GRAPH_KEY
+from smdaemon.savedmodel.assets import asset_file_defs, asset_paths
+from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY
 from smdaemon.savedmodel.reader import (
     read_fingerprint,
     read_index,
@@ -56,7 +57,7 @@ def verify(export_dir: Path, on_bytes: Callable[[int], None] | None = None) -> V
     return Verified(
         tensors=len(values),
         bytes=sum(stored_bytes(entry) for entry in values),
-        fingerprint=_check_fingerprint(export_dir, content, model, index),
+        fingerprint=check_fingerprint(export_dir, content, model, index),
     )
 
 
@@ -82,12 +83,12 @@ def _check_keys(model: "SavedModel", bundle: BundleReader | None, entries: dict[
 def _check_assets(export_dir: Path, meta_graph: "MetaGraphDef") -> None:
     from smdaemon.savedmodel.consistency import inconsistent
 
-    for asset in meta_graph.asset_file_def:
-        if not (export_dir / ASSETS_DIRECTORY / asset.filename).is_file():
-            raise inconsistent(f"the asset {asset.filename!r} is missing")
+    for path in asset_paths(export_dir, asset_file_defs(meta_graph)):
+        if not path.is_file():
+            raise inconsistent(f"the asset {path.name!r} is missing")
 
 
-def _check_fingerprint(export_dir: Path, content: bytes, model: "SavedModel", index: bytes | None) -> str:
+def check_fingerprint(export_dir: Path, content: bytes, model: "SavedModel", index: bytes | None) -> str:
     """The state of the fingerprint; DropError where it is another model's."""
     from smdaemon.savedmodel.fingerprint import PRODUCER, differences
 
