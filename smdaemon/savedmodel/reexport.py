@@ -26,7 +26,7 @@ from smdaemon.tensorbundle.tensors import Tensor
 
 if TYPE_CHECKING:
     from smdaemon.placement import Policy
-    from smdaemon.proto.tensorflow import SavedModel
+    from smdaemon.proto.tensorflow import GraphDebugInfo, SavedModel
 
 _LISTED_IN_MESSAGE = 3
 _REMEDY_LETTERS = 32_768
@@ -77,11 +77,13 @@ def reexport(
     _, model = read_saved_model(template)
     bundle = TemplateBundle(template, model)
     keys: Iterable[str] = bundle.entries
-    if tags is not None and _choose_meta_graph(model, frozenset(tags)):
+    is_whole = tags is None or not _choose_meta_graph(model, frozenset(tags))
+    if not is_whole:
         keys = _restored_keys(model, bundle)
     values = _Values(bundle, keys, tensors, rename)
+    values.problems += _reset_problems(model, values)
     _raise_problems(values, missing, unused)
-    debug = _debug_info(template, model) if debug_info else None
+    debug = _debug_info(template, model, is_whole=is_whole) if debug_info else None
     if policy is not None or strip_default_attrs:
         _edit(model, policy, strip_default_attrs=strip_default_attrs)
     return Contents(
@@ -96,14 +98,17 @@ def reexport(
 
 def _choose_meta_graph(model: "SavedModel", tags: frozenset[str]) -> bool:
     """Leaves the meta graph of exactly these tags; whether others went."""
-    tag_sets = [frozenset(meta_graph.meta_info_def.tags) for meta_graph in model.meta_graphs]
-    if tags not in tag_sets:
-        there = ", ".join(repr(sorted(tag_set)) for tag_set in tag_sets)
-        raise DropError("tags-not-found", f"the template has no meta graph of the tags {sorted(tags)!r}, only {there}")
-    chosen = tag_sets.index(tags)
-    del model.meta_graphs[chosen + 1 :]
-    del model.meta_graphs[:chosen]
-    return len(tag_sets) > 1
+    from smdaemon.savedmodel.loader import meta_graph_of
+
+    meta_graph_of(model, tags)  # raises where there is none
+    others = [
+        number
+        for number, meta_graph in enumerate(model.meta_graphs)
+        if frozenset(meta_graph.meta_info_def.tags) != tags
+    ]
+    for number in reversed(others):
+        del model.meta_graphs[number]
+    return bool(others)
 
 
 def _restored_keys(model: "SavedModel", bundle: TemplateBundle) -> set[str]:
@@ -128,8 +133,8 @@ def _edit(model: "SavedModel", policy: "Policy | None", *, strip_default_attrs: 
             placement.strip_default_attrs(meta_graph)
 
 
-def _debug_info(template: Path, _model: "SavedModel") -> bytes | None:
-    """The template's debug info as it is. TensorFlow's loaders fail on one that is damaged, so it is parsed once."""
+def _debug_info(template: Path, model: "SavedModel", *, is_whole: bool) -> "GraphDebugInfo | bytes | None":
+    """The template's debug info; without what concerns the nodes of meta graphs that are left out."""
     from google.protobuf.message import DecodeError
 
     from smdaemon.proto.tensorflow import GraphDebugInfo
@@ -140,10 +145,15 @@ def _debug_info(template: Path, _model: "SavedModel") -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        GraphDebugInfo.FromString(content)
+        # parsed in any case: TensorFlow's loaders fail on one that is damaged
+        info = GraphDebugInfo.FromString(content)
     except DecodeError as error:
         raise DropError("savedmodel-corrupt", f"{str(path)!r} is no debug info: {error}") from error
-    return content
+    if is_whole:
+        return content
+    from smdaemon.savedmodel.debug_info import prune_debug_info
+
+    return prune_debug_info(info, model)
 
 
 def _files_below(folder: Path) -> dict[str, Path]:
@@ -160,6 +170,18 @@ def _files_below(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def _reset_problems(model: "SavedModel", values: "_Values") -> list[str]:
+    """New values that no loader would keep."""
+    from smdaemon.savedmodel.reset_variables import reset_keys
+
+    return [
+        f"the template's main op {op!r} sets {key!r} back to its initial value whenever the model is loaded"
+        for meta_graph in model.meta_graphs
+        for key, op in sorted(reset_keys(meta_graph).items())
+        if key in values.renewed
+    ]
+
+
 def _raise_problems(values: "_Values", missing: str, unused: str) -> None:
     problems = values.problems
     if missing == "error":
@@ -171,7 +193,10 @@ def _raise_problems(values: "_Values", missing: str, unused: str) -> None:
 
 
 class _Values:
-    """The tensors of the new bundle by key; beside them the keys without a new value, the tensors without a key, and what is wrong."""
+    """The tensors of the new bundle by key (`result`) and what was found while they were chosen.
+
+    `renewed` are the keys with new values, `missing` the variables without, `unused` the tensors without a key.
+    """
 
     def __init__(
         self, bundle: TemplateBundle, keys: Iterable[str], tensors: Mapping[str, Tensor], rename: NameMap
@@ -182,6 +207,7 @@ class _Values:
         self.problems = found.problems
         self.unused = sorted(found.unused)
         self.missing: list[str] = []
+        self.renewed: set[str] = set()
         self.result = dict(self._chosen(sorted(keys), found))
 
     def _chosen(self, keys: Iterable[str], found: Matching) -> Iterator[tuple[str, Tensor]]:
@@ -198,6 +224,7 @@ class _Values:
                 continue
             tensor = self._made(key, pieces)
             if tensor is not None:
+                self.renewed.add(key)
                 yield key, tensor
 
     def _check_table(self, key: str, found: Matching) -> None:

@@ -1,6 +1,6 @@
 """An existing SavedModel as the mould of new ones: which of its bundle's entries are variables, and what is known of each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,19 +137,15 @@ class TemplateBundle:
 
 def _restored_to_tables(nodes: "Sequence[NodeDef]") -> Iterator[str]:
     from smdaemon.savedmodel.graph_names import operation, output_number
+    from smdaemon.savedmodel.restores import restores
 
-    by_name: Mapping[str, NodeDef] = {node.name: node for node in nodes}
+    restored = restores({node.name: node for node in nodes})
     for table in nodes:
-        if table.op not in {"LookupTableImport", "LookupTableImportV2"}:
-            continue
-        for source in table.input[1:3]:
-            restore = by_name.get(operation(source))
-            if restore is None or restore.op != "RestoreV2" or len(restore.input) < 2:
-                continue
-            names = by_name.get(operation(restore.input[1]))
-            keys = [] if names is None else names.attr["value"].tensor.string_val
-            if output_number(source) < len(keys):
-                yield keys[output_number(source)].decode("utf-8", "surrogateescape")
+        if table.op in {"LookupTableImport", "LookupTableImportV2"}:
+            for source in table.input[1:3]:
+                outputs = restored.get(operation(source), [])
+                if output_number(source) < len(outputs):
+                    yield outputs[output_number(source)].key
 
 
 class _KeptTensor:

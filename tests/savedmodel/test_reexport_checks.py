@@ -70,7 +70,7 @@ def test_unused_tensors_may_be_ignored(affine, tmp_path):
 
 def test_unknown_tags_are_answered_with_those_that_exist(affine):
     """`tags` are exactly one meta graph's."""
-    with pytest.raises(DropError, match="only \\['serve'\\]") as caught:
+    with pytest.raises(DropError, match="there are \\['serve'\\]") as caught:
         reexport(affine, tensors_named(GOOD), tags=["serve", "gpu"])
     assert caught.value.code == "tags-not-found"
 
