@@ -60,7 +60,7 @@ def array_of(tensor: TensorProto) -> "np.ndarray[Any, Any]":
     if len(listed) < size:
         listed = _unfolded(listed, size)
     if size:
-        return np.broadcast_to(listed, shape) if len(listed) == 1 else listed.reshape(shape)
+        return listed.reshape(shape) if len(listed) == size else np.broadcast_to(listed.reshape(()), shape)
     return np.zeros(shape, dtype.numpy)
 
 
