@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from smdaemon.errors import DropError
 from smdaemon.savedmodel.constants import (
-    OBJECT_GRAPH_KEY,
     SAVED_MODEL_FILENAME_PB,
     SAVED_MODEL_FILENAME_PBTXT,
     SERVING,
