@@ -1,6 +1,7 @@
-"""Which devices a SavedModel names, and what becomes of them: device names, policies, and all places where they stand.
+"""What a model's graphs tell of the machine and the release that made them, and how it is taken out.
 
-Uses no TensorFlow, reads and writes no file: it changes messages in place.
+Devices: their names, the places where they stand, and policies for what becomes of them. Attrs that only repeat a default, and so
+keep older releases from loading a model. Messages are changed in place; no file is read or written but a table of defaults.
 """
 
 from smdaemon.placement.default_attrs import strip_default_attrs

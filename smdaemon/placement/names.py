@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from smdaemon.errors import DropError
 
-LONGEST_NAME = 4096
+LONGEST_NAME = 1000
 """Characters; a longer text is no device name. Real names have less than a hundred."""
 
 _LARGEST_INDEX = 2**31 - 1

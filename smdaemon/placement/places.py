@@ -6,13 +6,14 @@
 | `functions` | the nodes of the functions |
 | `attributes` | attrs of nodes and functions that hold device names: `allowed_devices`, `devices`, `send_device`, ... |
 | `configs` | the session configuration that call nodes carry: device filters, the leader of collectives |
+| `targets` | the constants that tell a `RemoteCall` where to run |
 | `handles` | resource handles within constants |
 | `variables` | the object graph's variables and the components of distributed ones |
 | `resources` | the object graph's tables and other resources |
 | `collections` | collections of names |
 
-TensorInfo, VariableDef and the contexts of loops hold names of tensors, debug information holds files and functions: no devices. The
-values of string constants are the model's data and are left alone.
+TensorInfo, VariableDef and the contexts of loops hold names of tensors, debug information holds files, functions and lines of source: no devices. The
+values of all other string constants are the model's data and are left alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 Visit = Callable[[str, str], str]
 """`visit(place, device)` is the device to stand there; the same one leaves the message untouched."""
+
+_REMOTE_CALL = "RemoteCall"
+"""The op that runs a function on the device which its first input names."""
 
 COLOCATION_ATTR = "_class"
 COLOCATION_PREFIX = b"loc:@"
@@ -80,11 +84,23 @@ def attr_maps(graph_def: "GraphDef") -> "Iterator[Any]":
 
 def _visit_graph(graph_def: "GraphDef", visit: Visit) -> None:
     for place, nodes in node_lists(graph_def):
+        targets = set()
         for node in nodes:
             if node.device:
                 _assign(node, visit(place, node.device))
+            if node.op == _REMOTE_CALL and node.input:
+                targets.add(node.input[0].partition(":")[0])
+        if targets:
+            _visit_targets(nodes, targets, visit)
     for attrs in attr_maps(graph_def):
         _visit_attrs(attrs, visit)
+
+
+def _visit_targets(nodes: "Iterable[NodeDef]", names: set[str], visit: Visit) -> None:
+    """The values of the constants `names`; an empty target is the device of the call itself."""
+    for node in nodes:
+        if node.op == "Const" and node.name in names and "value" in node.attr:
+            _visit_bytes(node.attr["value"].tensor.string_val, "targets", visit)
 
 
 def _visit_attrs(attrs: Any, visit: Visit) -> None:
@@ -98,7 +114,8 @@ def _visit_attrs(attrs: Any, visit: Visit) -> None:
             if kind == "func":
                 pending.append(attr.func.attr)
             elif kind == "list":
-                pending.extend(function.attr for function in attr.list.func)
+                if attr.list.func:
+                    pending.extend(function.attr for function in attr.list.func)
                 _visit_list(name, attr, visit)
             elif kind == "tensor":
                 _visit_tensor(attr.tensor, visit)
@@ -121,11 +138,12 @@ def _visit_string(name: str, attr: "AttrValue", visit: Visit) -> None:
 
 def _visit_list(name: str, attr: "AttrValue", visit: Visit) -> None:
     """The devices of a list keep their positions: some ops count on them. `allowed_devices` is a set, and loses what is empty."""
-    if name not in _NAMING_ATTRS:
-        _visit_bytes(attr.list.s, "attributes", visit)
-    if name == "allowed_devices" and b"" in attr.list.s:
-        attr.list.s[:] = [device for device in attr.list.s if device]
-    for tensor in attr.list.tensor:
+    texts, tensors = attr.list.s, attr.list.tensor
+    if texts and name not in _NAMING_ATTRS:
+        _visit_bytes(texts, "attributes", visit)
+        if name == "allowed_devices" and b"" in texts:
+            texts[:] = [device for device in texts if device]
+    for tensor in tensors:
         _visit_tensor(tensor, visit)
 
 

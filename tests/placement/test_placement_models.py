@@ -8,7 +8,7 @@ from device_finder import find_devices
 from placement_models import POLICIES
 
 from smdaemon.placement import count_colocations, count_devices, parse_policy, place
-from smdaemon.proto.tensorflow import SavedModel
+from smdaemon.proto.tensorflow import GraphDef, MetaGraphDef, SavedModel
 from smdaemon.savedmodel.summary import summarize
 
 tf = pytest.importorskip("tensorflow")
@@ -158,3 +158,30 @@ def test_tensorflow_leaves_devices_where_we_leave_none(device_models):
     assert count_colocations(meta_graph) > 0
     place(model, parse_policy("strip"))
     assert (count_devices(meta_graph), count_colocations(meta_graph)) == ({}, 0)
+
+
+@pytest.mark.parametrize("policy", ["strip", "remap:/device:GPU:*=/device:CPU:0"])
+def test_remote_calls_come_home(policy):
+    """Their target is the value of a constant, in the graph as in a function."""
+    from tensorflow.python.framework.function import Defun
+
+    @Defun(tf.float32)
+    def double(x):
+        return x * 2
+
+    @Defun(tf.float32)
+    def remote(x):
+        return call(x)
+
+    def call(x):
+        return tf.raw_ops.RemoteCall(target=tf.constant("/device:GPU:7"), args=[x], Tout=[tf.float32], f=double)[0]
+
+    with tf.Graph().as_default() as graph:
+        total = call(tf.constant(1.0)) + remote(tf.constant(10.0))
+        meta_graph = MetaGraphDef(graph_def=GraphDef.FromString(graph.as_graph_def().SerializeToString()))
+    assert count_devices(meta_graph) == {"targets": {"/device:GPU:7": 2}}
+    place(meta_graph, parse_policy(policy))
+    graph_def = tf1.GraphDef.FromString(meta_graph.graph_def.SerializeToString())
+    with tf1.Session(graph=tf.Graph()) as session:
+        tf.import_graph_def(graph_def, name="")
+        assert session.run(total.name) == 22.0

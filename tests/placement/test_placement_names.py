@@ -78,7 +78,7 @@ def test_what_is_no_device_name_is_refused(text):
     with pytest.raises(DropError) as caught:
         parse_device(text)
     assert caught.value.code == "device-invalid"
-    assert len(str(caught.value)) < 9000
+    assert len(str(caught.value)) < 4500
 
 
 def _names():

@@ -1,10 +1,15 @@
 """Every place of a SavedModel where devices stand, on models made by hand."""
 
+from contextlib import suppress
+
 import pytest
 from device_finder import find_devices
+from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from smdaemon.errors import DropError
-from smdaemon.placement import count_colocations, count_devices, device_places, parse_policy, place
+from smdaemon.placement import count_colocations, count_devices, device_places, parse_policy, place, strip_default_attrs
 from smdaemon.proto.tensorflow import MetaGraphDef, SavedModel, VariableDef
 
 GPU = "/job:worker/replica:0/task:1/device:GPU:1"
@@ -177,3 +182,22 @@ def test_deep_nesting_is_walked_without_recursion():
     assert place(meta_graph, parse_policy("soft")).changed == {"attributes": 1, "variables": 1}
     assert attrs["send_device"].s == SOFT.encode()
     assert variable.device == SOFT
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 255), st.sampled_from(["strip", "soft", "remap:/gpu:*=/cpu:0"]))
+def test_a_damaged_model_is_placed_or_refused(position, flip, policy):
+    """Bytes flipped anywhere: the message of an error, or a model that can be written and read."""
+    content = bytearray(everywhere().SerializeToString())
+    content[position % len(content)] ^= flip
+    try:
+        model = SavedModel.FromString(bytes(content))
+    except DecodeError:
+        return
+    with suppress(DropError):
+        place(model, parse_policy(policy))
+    SavedModel.FromString(model.SerializeToString())
+    for meta_graph in model.meta_graphs:
+        strip_default_attrs(meta_graph)
+        counts = count_devices(meta_graph)
+        assert policy != "strip" or set(counts) <= {"configs"}
