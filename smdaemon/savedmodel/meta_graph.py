@@ -129,9 +129,17 @@ def complete_meta_graph(
 ) -> AssetFiles:
     """Makes a meta graph of a SavedModel, in place, of that of a checkpoint in `directory`; the assets that it needs.
 
-    `assets` are those of meta graphs before it in the same SavedModel.
+    `assets` are those of meta graphs before it in the same SavedModel. Raises DropError as `export_checkpoint_with_graph` does.
     """
-    assets = AssetFiles() if assets is None else assets
+    try:
+        return _completed(meta_graph, options, directory, AssetFiles() if assets is None else assets)
+    except DecodeError as error:  # within a collection, whose values are messages of their own
+        raise DropError(
+            "checkpoint-graph-corrupt", f"a collection of the graph holds no sound message: {error}"
+        ) from error
+
+
+def _completed(meta_graph: MetaGraphDef, options: GraphOptions, directory: Path, assets: AssetFiles) -> AssetFiles:
     if not meta_graph.HasField("saver_def") and (variables := graph_variables(meta_graph)):
         add_saver(meta_graph, variables)
     signatures = signature_defs(options.signatures, meta_graph)
