@@ -16,6 +16,7 @@ from smdaemon.savedmodel.constants import (
     EXTRA_ASSETS_DIRECTORY,
 )
 from smdaemon.savedmodel.joined import JoinedTensor, ReducedTensor, joined_axis
+from smdaemon.savedmodel.mismatch import Mismatch
 from smdaemon.savedmodel.name_map import Matching, NameMap, Names, Pieces, match
 from smdaemon.savedmodel.reader import read_saved_model
 from smdaemon.savedmodel.template import TemplateBundle
@@ -27,28 +28,6 @@ from smdaemon.tensorbundle.tensors import Tensor
 if TYPE_CHECKING:
     from smdaemon.placement import Policy
     from smdaemon.proto.tensorflow import GraphDebugInfo, SavedModel
-
-_LISTED_IN_MESSAGE = 3
-_REMEDY_LETTERS = 32_768
-_PROBLEM_LETTERS = 500
-
-
-class TemplateMismatch(DropError):  # noqa: N818 - as EnvironmentFault: named for what happened
-    """The tensors do not fit the template; `problems` are all the reasons, a sentence each."""
-
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        listed = "; ".join(_shortened(problem) for problem in self.problems[:_LISTED_IN_MESSAGE])
-        more = len(self.problems) - _LISTED_IN_MESSAGE
-        message = f"the tensors do not fit the template: {listed}" + (f"; and {more} more" if more > 0 else "")
-        super().__init__("template-mismatch", message)
-        if more > 0:
-            everything = "; ".join(self.problems)[:_REMEDY_LETTERS]
-            self.remedy = f"{self.remedy}; all that does not fit: {everything}"
-
-
-def _shortened(problem: str) -> str:
-    return problem if len(problem) <= _PROBLEM_LETTERS else f"{problem[:_PROBLEM_LETTERS]}..."
 
 
 def reexport(
@@ -70,7 +49,7 @@ def reexport(
     graph; the content of tables, unless it is given under its keys) stays. `policy` says what becomes of devices.
     The values, the template's too, are read when they are written; until then both must stay as they are.
 
-    Raises DropError: `template-mismatch` (a TemplateMismatch) with everything that does not fit, `tags-not-found`,
+    Raises DropError: `template-mismatch` (a Mismatch) with everything that does not fit, `tags-not-found`,
     `request-invalid` for a bad pattern of the name map, and what reading a SavedModel raises.
     """
     rename = NameMap(name_map)
@@ -189,7 +168,7 @@ def _raise_problems(values: "_Values", missing: str, unused: str) -> None:
     if unused == "error":
         problems += [f"the tensor {name!r} belongs to no variable" for name in values.unused]
     if problems:
-        raise TemplateMismatch(problems)
+        raise Mismatch("template-mismatch", "the tensors do not fit the template", problems)
 
 
 class _Values:

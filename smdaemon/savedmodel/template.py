@@ -104,22 +104,16 @@ class TemplateBundle:
         """The saved variables with their nodes' numbers, by key. Both object graphs have the same edges, not the same numbers."""
         if self.objects is None or not self.objects.nodes:
             return {}
-        saved, trackable = self._model.meta_graphs[0].object_graph_def.nodes, self.objects.nodes
-        found: dict[str, tuple[int, SavedVariable]] = {}
-        todo = [(0, 0)] if saved else []
-        seen = set(todo)
-        for at, other in todo:  # grows while it is walked
-            if saved[at].HasField("variable"):
-                for attribute in trackable[other].attributes:
-                    if attribute.name == VARIABLE_VALUE:
-                        found[attribute.checkpoint_key] = at, saved[at].variable
-            numbers = {child.local_name: child.node_id for child in trackable[other].children}
-            for child in saved[at].children:
-                pair = child.node_id, numbers.get(child.local_name, -1)
-                if pair not in seen and 0 <= pair[0] < len(saved) and 0 <= pair[1] < len(trackable):
-                    seen.add(pair)
-                    todo.append(pair)
-        return found
+        from smdaemon.savedmodel.consistency import matched_nodes
+
+        saved = self._model.meta_graphs[0].object_graph_def
+        return {
+            attribute.checkpoint_key: (number, saved.nodes[number].variable)
+            for number, twin in (matched_nodes(saved, self.objects) if saved.nodes else ())
+            if twin is not None and saved.nodes[number].HasField("variable")
+            for attribute in self.objects.nodes[twin].attributes
+            if attribute.name == VARIABLE_VALUE
+        }
 
     @cached_property
     def _table_keys(self) -> frozenset[str]:

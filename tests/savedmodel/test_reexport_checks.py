@@ -8,7 +8,8 @@ tf = pytest.importorskip("tensorflow")
 from reexport_models import exported, run_v2, save_affine, tensors_named  # noqa: E402 - TensorFlow is absent on some machines
 
 from smdaemon.errors import DropError  # noqa: E402 - see above
-from smdaemon.savedmodel.reexport import TemplateMismatch, reexport  # noqa: E402 - see above
+from smdaemon.savedmodel.mismatch import Mismatch  # noqa: E402 - see above
+from smdaemon.savedmodel.reexport import reexport  # noqa: E402 - see above
 from smdaemon.savedmodel.writer import write_saved_model  # noqa: E402 - see above
 
 GOOD = {"layer/kernel": [[3.0, 4.0]], "layer/bias": [1.0, -1.0]}
@@ -22,7 +23,7 @@ def affine(tmp_path_factory):
 
 def problems_of(template, tensors, **options):
     """All that does not fit."""
-    with pytest.raises(TemplateMismatch) as caught:
+    with pytest.raises(Mismatch) as caught:
         reexport(template, tensors_named(tensors), **options)
     assert caught.value.code == "template-mismatch"
     assert len(caught.value.message) < 2000
@@ -43,16 +44,16 @@ def test_a_wrong_shape_is_told_with_both(affine):
     assert problems_of(affine, GOOD | {"layer/bias": [1.0, 2.0, 3.0]}) == [
         "'layer/bias' has shape (3,), the template's 'layer/bias/.ATTRIBUTES/VARIABLE_VALUE' (2,)"
     ]
+    bias = "layer/bias/.ATTRIBUTES/VARIABLE_VALUE"
     parts = {"layer/kernel": [[3.0, 4.0]], "layer/bias/part_0": [1.0, 2.0], "layer/bias/part_1": [1.0]}
     assert problems_of(affine, parts) == [
-        "'layer/bias/part_0' and its other partitions, of shapes (2,), (1,), do not make "
-        "'layer/bias/.ATTRIBUTES/VARIABLE_VALUE' of (2,)"
+        f"'layer/bias/part_0' and its other partitions, of shapes (2,), (1,), do not make {bias!r} of (2,)"
     ]
 
 
 def test_a_long_list_is_cut_in_the_message_and_whole_in_the_error(affine):
     """A message stays short; `problems` has all, the remedy as many as are useful."""
-    with pytest.raises(TemplateMismatch) as caught:
+    with pytest.raises(Mismatch) as caught:
         reexport(affine, tensors_named(GOOD | {f"x{number}": 1.0 for number in range(5000)}))
     assert len(caught.value.problems) == 5000
     assert caught.value.message.endswith("; and 4997 more")
@@ -126,17 +127,17 @@ def test_an_unedited_model_stays_the_same_message(affine, tmp_path):
 def test_the_templates_files_are_closed_after_the_export(affine, tmp_path):
     """They stay open as long as the contents live, and no longer."""
     import gc
-    import os
     from contextlib import suppress
+    from pathlib import Path
 
     contents = reexport(affine, tensors_named({"layer/bias": [1.0, 1.0]}), missing="keep")
 
     def open_files():
         found = []
-        for number in os.listdir("/proc/self/fd"):
+        for link in Path("/proc/self/fd").iterdir():
             with suppress(FileNotFoundError):  # the descriptor of the listing itself
-                found.append(os.readlink(f"/proc/self/fd/{number}"))
-        return [target for target in found if str(affine) in target]
+                found.append(link.readlink())
+        return [target for target in found if target.is_relative_to(affine)]
 
     write_saved_model(tmp_path / "1", contents, sync=False)
     assert open_files()

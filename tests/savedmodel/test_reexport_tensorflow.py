@@ -91,7 +91,7 @@ INPUT_SHAPES = {
 
 @pytest.mark.parametrize("name", INPUT_SHAPES)
 def test_the_models_of_tensorflow_serving_run_with_new_values(shared, tmp_path, cpp_load, name):
-    """a * x + b of TensorFlow Serving's test data runs with new numbers; assets and assets.extra are kept."""
+    """The function a * x + b of TensorFlow Serving's test data runs with new numbers; assets and assets.extra are kept."""
     template = shared / "fixtures" / name
     new = tensors_of(a=3.0, b=4.0, c=4.0)
     path = exported(tmp_path / "1", template, new, missing="keep")
@@ -109,9 +109,10 @@ def test_the_models_of_tensorflow_serving_run_with_new_values(shared, tmp_path, 
 
 def test_a_template_that_forgets_what_it_restored_is_refused(shared):
     """The main op of one of TensorFlow Serving's models initialises all variables: no loader would keep the new values."""
-    from smdaemon.savedmodel.reexport import TemplateMismatch, reexport
+    from smdaemon.savedmodel.mismatch import Mismatch
+    from smdaemon.savedmodel.reexport import reexport
 
-    with pytest.raises(TemplateMismatch, match="sets 'a' back to its initial value") as caught:
+    with pytest.raises(Mismatch, match="sets 'a' back to its initial value") as caught:
         reexport(shared / "fixtures/saved_model_half_plus_two_gpu/00000123", tensors_of(a=3.0, b=4.0), missing="keep")
     assert len(caught.value.problems) == 2
 
