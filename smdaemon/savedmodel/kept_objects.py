@@ -189,12 +189,14 @@ def _unnamed(nodes: "Iterable[TrackableObject]", tensors: Mapping[str, Tensor]) 
 
 
 def _adopt(graph: "TrackableObjectGraph", keys: Iterable[str]) -> None:
-    """Makes each key a variable of the root, under the key as its name."""
+    """Makes each key a variable of the root, under its path as one name."""
+    taken = {child.local_name for child in graph.nodes[0].children}
     for key in keys:
-        if f"{OBJECT_ATTRIBUTES}/" not in key:
+        path, is_value, _ = key.partition(f"/{OBJECT_ATTRIBUTES}/")
+        if not is_value:  # TensorFlow finds no variable by such a key
             raise DropError("source-corrupt", f"{OBJECT_GRAPH_KEY} does not name the tensor {key!r}")
-        graph.nodes[0].children.add(node_id=len(graph.nodes), local_name=key)
-        graph.nodes.add().attributes.add(name=VARIABLE_VALUE, full_name=key, checkpoint_key=key)
+        graph.nodes[0].children.add(node_id=len(graph.nodes), local_name=key if path in taken else path)
+        graph.nodes.add().attributes.add(name=VARIABLE_VALUE, checkpoint_key=key)
 
 
 def _free_name(key: str, taken: set[str]) -> str:
