@@ -12,6 +12,7 @@ import trio
 from smdaemon.config import Config, ModelSettings
 from smdaemon.errors import ConfigError, DropError
 from smdaemon.export.budget import ByteBudget, needed
+from smdaemon.export.isolated import export_isolated, has_large_graph
 from smdaemon.export.pipeline import export
 from smdaemon.export.plan import ExportPlan
 from smdaemon.jobs.attempt import Attempt, Published
@@ -46,7 +47,8 @@ class Execution:
         try:
             async with AsyncExitStack() as held:
                 report = _JobReport(attempt, self._budget, held, plan)
-                exported = await trio.to_thread.run_sync(export, plan, draft, report, limiter=self._threads)
+                perform = export_isolated if await trio.to_thread.run_sync(has_large_graph, plan) else export
+                exported = await trio.to_thread.run_sync(perform, plan, draft, report, limiter=self._threads)
             await attempt.enter(Event.COMMIT)
             target = await trio.to_thread.run_sync(store.commit, draft, version)
         finally:

@@ -1,4 +1,4 @@
-"""One export from source to a complete SavedModel directory: read → write → verify.
+"""One export from source to a complete SavedModel directory: read → assemble → write → verify.
 
 This is plain synchronous code: the command line calls it as it is, the daemon calls it in a worker thread. Publishing the
 directory under a version number is the caller's next step (see publish/).
@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from smdaemon.errors import DropError, fault
+from smdaemon.errors import fault
+from smdaemon.export.assemble import assemble
 from smdaemon.export.plan import ExportPlan
+from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY
 from smdaemon.savedmodel.verify import verify
-from smdaemon.savedmodel.weights import write_weights
+from smdaemon.savedmodel.writer import write_saved_model
 from smdaemon.sources.formats import open_source, unchanged
-from smdaemon.sources.select import select
+from smdaemon.tensorbundle.slices import PartitionedTensor
+from smdaemon.tensorbundle.tensors import Tensor
 
 
 class Report(Protocol):
@@ -61,20 +64,18 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
     """
     report = report or Silent()
     with open_source(plan.source, plan.format) as source:
-        tensors = select(source.tensors, include=plan.include, exclude=plan.exclude, rename=plan.rename)
-        if not tensors:
-            raise DropError("source-empty", f"{str(plan.source)!r} holds no tensors")
-        nbytes = sum(tensor.nbytes for tensor in tensors.values())
-        report.writing(len(tensors), nbytes)
+        contents = assemble(plan, source, target)
+        sizes = [_nbytes(tensor) for key, tensor in contents.tensors.items() if key != OBJECT_GRAPH_KEY]
+        tensors, nbytes = len(sizes), sum(sizes)
+        report.writing(tensors, nbytes)
         try:
-            write_weights(
+            write_saved_model(
                 target,
-                tensors,
-                tags=plan.tags,
-                separator=plan.separator,
+                contents,
                 shards=plan.shards_for(nbytes),
                 on_bytes=report.advance,
                 sync=plan.sync,
+                as_text=plan.as_text,
             )
             unchanged(source)
             if plan.verify:
@@ -82,4 +83,11 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
                 verify(target)
         except OSError as error:
             raise fault(error, "writing the export") from error
-    return Exported(len(tensors), nbytes)
+    return Exported(tensors, nbytes)
+
+
+def _nbytes(tensor: Tensor | PartitionedTensor) -> int:
+    """Bytes of a value, of all its pieces together where it is partitioned."""
+    if isinstance(tensor, PartitionedTensor):
+        return sum(piece.nbytes for _slice, piece in tensor.parts)
+    return tensor.nbytes

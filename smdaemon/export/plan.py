@@ -41,6 +41,8 @@ class ExportPlan:
     """
 
     source: Path
+    # the name under which the model is served
+    model_name: str = ""
     format: str = "auto"
     tags: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class ExportPlan:
         strip = request.strip_default_attrs if request.HasField("strip_default_attrs") else model.strip_default_attrs
         return cls(
             source=source,
+            model_name=model.name,
             format=request.format or model.format,
             tags=tuple(request.tags or model.tags),
             include=tuple(request.include),

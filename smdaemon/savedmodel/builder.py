@@ -33,6 +33,7 @@ from smdaemon.savedmodel.constants import (
     SAVED_MODEL_FILENAME_PBTXT,
     SAVED_MODEL_SCHEMA_VERSION,
     TRAIN_OP_SIGNATURE_KEY,
+    WARMUP_FILENAME,
 )
 from smdaemon.savedmodel.graph_input import GraphLike, meta_graph_of
 from smdaemon.savedmodel.graph_names import operation
@@ -47,11 +48,10 @@ from smdaemon.savedmodel.writer import Contents, WrittenModel, destination, writ
 from smdaemon.tensorbundle.entries import BundleEntry
 from smdaemon.tensorbundle.slices import PartitionedTensor
 from smdaemon.tensorbundle.tensors import Tensor
+from smdaemon.tensorbundle.writer import ShardItem
 
 Variables: TypeAlias = Any
 """Values by name: a mapping to arrays or Tensors, or a source, whose `tensors` are such a mapping."""
-
-_WARMUP_FILENAME = "tf_serving_warmup_requests"
 
 
 class Builder:
@@ -182,7 +182,7 @@ class Builder:
 
     def add_warmup_requests(self, requests: bytes) -> None:
         """Have TensorFlow Serving run these requests before it serves; they are made by `warmup.warmup_requests`."""
-        self.add_extra_asset(_WARMUP_FILENAME, requests)
+        self.add_extra_asset(WARMUP_FILENAME, requests)
 
     def add_model_description(self, description: str) -> None:
         """Have Keras' configuration of the model, a JSON text, as `assets/saved_model.json`."""
@@ -196,7 +196,7 @@ class Builder:
         self,
         as_text: bool = False,
         *,
-        shards: int | Sequence[Sequence[str]] = 1,
+        shards: int | Sequence[Sequence[ShardItem]] = 1,
         on_bytes: Callable[[int], None] | None = None,
         sync: bool = True,
     ) -> Path:
@@ -205,19 +205,9 @@ class Builder:
         `shards`, `on_bytes` and `sync` are those of `write_saved_model`, and so are the errors; DropError `builder-order` without
         a meta graph or when called again, `savedmodel-inconsistent` where a value is used by no graph.
         """
-        if not self._meta_graphs:
-            raise DropError("builder-order", "there is no meta graph to save")
         if self._is_saved:
             raise DropError("builder-order", "the model has been saved already")
-        unused = sorted(self._tensors.keys() - self._used)
-        if unused:
-            raise DropError(
-                "savedmodel-inconsistent",
-                f"no graph restores {len(unused)} of the values, the first is {unused[0]!r}",
-                remedy="leave them out of the variables",
-            )
-        model = SavedModel(saved_model_schema_version=SAVED_MODEL_SCHEMA_VERSION, meta_graphs=self._meta_graphs)
-        contents = Contents(model, self._tensors, self._assets.files, self._extra, self._pruned(model))
+        contents = self.contents()
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.written = write_saved_model(
             self._path,
@@ -231,6 +221,20 @@ class Builder:
         )
         self._is_saved = True
         return self._path / (SAVED_MODEL_FILENAME_PBTXT if as_text else SAVED_MODEL_FILENAME_PB)
+
+    def contents(self) -> Contents:
+        """What `save` writes. Raises DropError `builder-order` without a meta graph, `savedmodel-inconsistent` as `save`."""
+        if not self._meta_graphs:
+            raise DropError("builder-order", "there is no meta graph to save")
+        unused = sorted(self._tensors.keys() - self._used)
+        if unused:
+            raise DropError(
+                "savedmodel-inconsistent",
+                f"no graph restores {len(unused)} of the values, the first is {unused[0]!r}",
+                remedy="leave them out of the variables",
+            )
+        model = SavedModel(saved_model_schema_version=SAVED_MODEL_SCHEMA_VERSION, meta_graphs=self._meta_graphs)
+        return Contents(model, self._tensors, self._assets.files, self._extra, self._pruned(model))
 
     def _pruned(self, model: SavedModel) -> GraphDebugInfo | None:
         if self._debug_info is None:

@@ -54,6 +54,9 @@ SUPERVISED_TRAIN_METHOD_NAME: Final = "tensorflow/supervised/training"
 SUPERVISED_EVAL_METHOD_NAME: Final = "tensorflow/supervised/eval"
 
 # checkpoint
+WARMUP_FILENAME: Final = "tf_serving_warmup_requests"
+"""Below assets.extra/: requests that TensorFlow Serving makes before it serves a version."""
+
 OBJECT_GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VARIABLE_VALUE: Final = "VARIABLE_VALUE"
 OBJECT_ATTRIBUTES: Final = ".ATTRIBUTES"

@@ -81,6 +81,23 @@ def modes_of(template: Path) -> dict[Mode, ModeGraph]:
     return found
 
 
+def graph_of(template: Path, tags: frozenset[str] | None, mode: Mode) -> ModeGraph:
+    """The meta graph of these tags in `template`; without tags that of the mode, else the only one.
+
+    DropError `tags-not-found` where there is none such.
+    """
+    _, model = read_saved_model(template)
+    if tags is None and len(model.meta_graphs) > 1:
+        found = modes_of(template)
+        if mode in found:
+            return found[mode]
+    for meta_graph in model.meta_graphs:
+        if tags == frozenset(meta_graph.meta_info_def.tags) or (tags is None and len(model.meta_graphs) == 1):
+            return _of_template(template, meta_graph)
+    wanted = "one for its mode" if tags is None else f"the tags {', '.join(sorted(tags))}"
+    raise DropError("tags-not-found", f"{str(template)!r} has no meta graph with {wanted}")
+
+
 def _of_template(template: Path, meta_graph: MetaGraphDef) -> ModeGraph:
     """The meta graph without its list of assets, which are given to be listed anew: the names of two templates may clash."""
     definitions = list(meta_graph.asset_file_def)
@@ -185,6 +202,32 @@ def write_modes(
     Raises DropError: `request-invalid` without a mode, `savedmodel-inconsistent` (a Mismatch) where a mode has variables
     that the first has not, and what `reexport` and `Builder` raise.
     """
+    builder = modes_builder(
+        export_dir,
+        modes,
+        variables,
+        name_map=name_map,
+        missing=missing,
+        unused=unused,
+        clear_devices=clear_devices,
+        strip_default_attrs=strip_default_attrs,
+    )
+    builder.save(shards=shards, on_bytes=on_bytes, sync=sync)
+    return export_dir
+
+
+def modes_builder(
+    export_dir: Path,
+    modes: Mapping[Mode, ModeGraph],
+    variables: Any,
+    *,
+    name_map: Mapping[str, str] | None = None,
+    missing: Literal["error", "keep"] = "error",
+    unused: Literal["error", "ignore"] = "error",
+    clear_devices: bool = False,
+    strip_default_attrs: bool = False,
+) -> Builder:
+    """A builder with the meta graph of each mode, ready to save; arguments and errors are those of `write_modes`."""
     ordered = [mode for mode in Mode if mode in modes]
     if not ordered:
         raise DropError("request-invalid", "there is no graph of any mode to export")
@@ -208,8 +251,7 @@ def write_modes(
             clear_devices=clear_devices,
             strip_default_attrs=strip_default_attrs,
         )
-    builder.save(shards=shards, on_bytes=on_bytes, sync=sync)
-    return export_dir
+    return builder
 
 
 def _values(

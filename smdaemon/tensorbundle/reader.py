@@ -20,7 +20,7 @@ from smdaemon.tensorbundle.files import data_path, index_path
 from smdaemon.tensorbundle.slices import check_partition, slice_key
 from smdaemon.tensorbundle.stored import Shard, StoredTensor, open_regular
 from smdaemon.tensorbundle.table import read_table
-from smdaemon.tensorbundle.tensors import Tensor
+from smdaemon.tensorbundle.tensors import Tensor, array_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,10 +86,18 @@ class BundleReader:
                 yield _text(key), self._entry(key)
 
     def reach(self) -> dict[int, int]:
-        """The bytes that each data file must have for the entries that lie in it, by the file's number; no file is opened."""
+        """The bytes that each data file must have for the entries that lie in it, by the file's number; no file is opened.
+
+        Entries of types that no tensor of ours has are not counted.
+        """
         ends: dict[int, int] = {}
         for key in self._values:
-            entry = self._entry(key)
+            try:
+                entry = self._entry(key)
+            except DropError as error:
+                if error.code == "dtype-unsupported":
+                    continue
+                raise
             if entry.slices:
                 continue
             if entry.shard >= self.header.shards:
@@ -108,23 +116,10 @@ class BundleReader:
 
     def array(self, key: str) -> "np.ndarray[Any, Any]":
         """A copy of the tensor as a numpy array: ml_dtypes for what numpy lacks, objects of bytes for strings."""
-        import numpy as np
-
         tensor = self.tensor(key)
         if len(tensor.shape) > NUMPY_RANK_LIMIT:
             raise DropError("bundle-invalid", f"tensor {key!r} of rank {len(tensor.shape)} does not fit a numpy array")
-        if tensor.dtype is STRING:
-            elements = [bytes(element) for element in tensor.buffers()]
-            strings = np.empty(len(elements), dtype=object)
-            strings[:] = elements
-            return strings.reshape(tensor.shape)
-        # nbytes has been compared with the data file
-        content = np.empty(tensor.nbytes, dtype=np.uint8)
-        position = 0
-        for buffer in tensor.buffers():
-            content[position : position + len(buffer)] = np.frombuffer(buffer, dtype=np.uint8)
-            position += len(buffer)
-        return content.view(tensor.dtype.numpy).reshape(tensor.shape)
+        return array_of(tensor)  # its nbytes have been compared with the data file
 
     def string_elements(self, key: str) -> list[bytes]:
         """The elements of a string tensor in row-major order; DropError `bundle-corrupt` for any other tensor."""

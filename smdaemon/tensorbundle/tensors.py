@@ -88,6 +88,26 @@ class ArrayTensor:
 _BY_NUMPY: dict["np.dtype[Any]", DType] = {}
 
 
+def array_of(tensor: Tensor) -> "np.ndarray[Any, Any]":
+    """A copy of the tensor as a numpy array: ml_dtypes for what numpy lacks, objects of bytes for strings.
+
+    `nbytes` are allocated before they are read: for a tensor of unknown origin, check them first.
+    """
+    import numpy as np
+
+    if tensor.dtype is STRING:
+        elements = [bytes(element) for element in tensor.buffers()]
+        strings = np.empty(len(elements), dtype=object)
+        strings[:] = elements
+        return strings.reshape(tensor.shape)
+    content = np.empty(tensor.nbytes, dtype=np.uint8)
+    position = 0
+    for buffer in tensor.buffers():
+        content[position : position + len(buffer)] = np.frombuffer(buffer, dtype=np.uint8)
+        position += len(buffer)
+    return content.view(tensor.dtype.numpy).reshape(tensor.shape)
+
+
 def _dtype_of(array: "np.ndarray[Any, Any]") -> DType:
     """The DType of a numpy array."""
     # numpy makes a dtype's name anew each time, which with many small tensors is felt

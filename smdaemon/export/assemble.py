@@ -1,0 +1,172 @@
+"""What goes into the SavedModel: the chosen tensors, and the graph that the plan gives them.
+
+Four ways lead there. Graphs of several modes share one set of values; a template gives graph and signatures to the source's
+values; a SavedModel, and a checkpoint with its `.meta`, bring a graph of their own; everything else is weights alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smdaemon.errors import DropError
+from smdaemon.export.plan import ExportPlan
+from smdaemon.savedmodel.constants import DEFAULT_SERVING_SIGNATURE_DEF_KEY, SERVING, WARMUP_FILENAME
+from smdaemon.savedmodel.weights import weights_contents
+from smdaemon.savedmodel.writer import Contents
+from smdaemon.sources.base import Source
+from smdaemon.sources.select import select
+from smdaemon.sources.tf_checkpoint import CheckpointSource
+from smdaemon.tensorbundle.tensors import Tensor, array_of
+
+if TYPE_CHECKING:
+    from smdaemon.placement import Policy
+    from smdaemon.proto.tensorflow import SavedModel
+    from smdaemon.savedmodel.modes import Mode, ModeGraph
+
+SAVED_MODEL = "saved-model"
+
+
+def assemble(plan: ExportPlan, source: Source, target: Path) -> Contents:
+    """The contents of the SavedModel that `plan` describes and that will be `target`; no value has been read when it returns.
+
+    Raises DropError where tensors, graph and plan do not fit together.
+    """
+    tensors = select(source.tensors, include=plan.include, exclude=plan.exclude, rename=plan.rename)
+    contents = _with_graph(plan, source, tensors, target)
+    extra: dict[str, Path | bytes] = {**contents.assets_extra, **plan.assets_extra}
+    if plan.warmup is not None:
+        extra[WARMUP_FILENAME] = _warmup_requests(plan, plan.warmup, contents)
+    return replace(contents, assets_extra=extra) if extra else contents
+
+
+def _with_graph(plan: ExportPlan, source: Source, tensors: Mapping[str, Tensor], target: Path) -> Contents:
+    if plan.modes:
+        return _of_modes(plan, tensors, target)
+    if plan.template is not None:
+        return _of_template(plan, plan.template, tensors)
+    if source.format == SAVED_MODEL and plan.graph == "auto":
+        _refuse_selection(source, tensors)
+        return _of_template(replace(plan, missing="keep"), plan.source, {})
+    if isinstance(source, CheckpointSource):
+        return _of_checkpoint(plan, source, tensors)
+    _refuse_signatures(plan)
+    return weights_contents(tensors, tags=plan.tags or (SERVING,), separator=plan.separator)
+
+
+def _of_template(plan: ExportPlan, template: Path, tensors: Mapping[str, Tensor]) -> Contents:
+    """The graph of `template` with the values of the source."""
+    from smdaemon.savedmodel.reexport import reexport
+
+    _refuse_signatures(plan)
+    return reexport(
+        template,
+        tensors,
+        tags=plan.tags or None,
+        name_map=plan.name_map,
+        missing="keep" if plan.missing == "keep" else "error",
+        unused="error" if plan.unused == "error" else "ignore",
+        policy=_policy(plan),
+        strip_default_attrs=plan.strip_default_attrs,
+        debug_info=plan.debug_info == "keep",
+    )
+
+
+def _of_checkpoint(plan: ExportPlan, source: CheckpointSource, tensors: Mapping[str, Tensor]) -> Contents:
+    """The checkpoint with the graph of its `.meta`, where it has one; its weights otherwise."""
+    from smdaemon.savedmodel import meta_graph as graphs
+    from smdaemon.savedmodel.signatures_request import SignatureRequest
+
+    has_graph = source.format != SAVED_MODEL and graphs.graph_path(source.prefix).exists()
+    if plan.graph == "none" or not has_graph:
+        _refuse_signatures(plan)
+        return source.contents(tensors, tags=plan.tags or (SERVING,), separator=plan.separator)
+    _refuse_selection(source, tensors)
+    options = graphs.GraphOptions(
+        tags=plan.tags or (SERVING,),
+        signatures={
+            name: SignatureRequest(each.inputs, each.outputs, _method(each.method))
+            for name, each in plan.signatures.items()
+        },
+        devices=_policy(plan),
+        strip_default_attrs=plan.strip_default_attrs,
+    )
+    return graphs.graph_contents(source.bundle, graphs.read_meta_graph(graphs.graph_path(source.prefix)), options)
+
+
+def _of_modes(plan: ExportPlan, tensors: Mapping[str, Tensor], target: Path) -> Contents:
+    """A meta graph for each mode, the values saved once."""
+    from smdaemon.placement import place
+    from smdaemon.savedmodel.modes import Mode, modes_builder
+
+    _refuse_signatures(plan)
+    known = {mode.value: mode for mode in Mode}
+    graphs: dict[Mode, ModeGraph] = {}
+    for name, mode in plan.modes.items():
+        if name not in known:
+            raise DropError("request-invalid", f"{name!r} is not a mode", remedy=f"modes are {', '.join(known)}")
+        graphs[known[name]] = _mode_graph(known[name], mode.template, mode.tags)
+    contents = modes_builder(
+        target,
+        graphs,
+        tensors,
+        name_map=plan.name_map,
+        missing="keep" if plan.missing == "keep" else "error",
+        unused="error" if plan.unused == "error" else "ignore",
+        strip_default_attrs=plan.strip_default_attrs,
+    ).contents()
+    if plan.devices != "keep":
+        place(_message(contents), _policy(plan))
+    return contents
+
+
+def _mode_graph(mode: "Mode", template: Path, tags: tuple[str, ...]) -> "ModeGraph":
+    """The graph of `template` for a mode: that of the tags, else that of the mode's own tag, else its only one."""
+    from smdaemon.savedmodel.modes import graph_of
+
+    return graph_of(template, frozenset(tags) or None, mode)
+
+
+def _warmup_requests(plan: ExportPlan, path: Path, contents: Contents) -> bytes:
+    """The sample inputs in the file `path` as one warm-up request of the default signature."""
+    from smdaemon.savedmodel.warmup import warmup_requests
+    from smdaemon.sources.formats import open_source
+
+    key = DEFAULT_SERVING_SIGNATURE_DEF_KEY
+    signatures = [graph.signature_def[key] for graph in _message(contents).meta_graphs if key in graph.signature_def]
+    if not signatures:
+        raise DropError("request-invalid", f"warm-up requests need a signature {key!r}, and the graph has none")
+    with open_source(path) as samples:
+        arrays = {name: array_of(tensor) for name, tensor in samples.tensors.items()}
+    return warmup_requests(plan.model_name, [arrays], signature=signatures[0])
+
+
+def _message(contents: Contents) -> "SavedModel":
+    """The model as a message; one that is serialised already is of weights alone and is parsed for this."""
+    from smdaemon.proto.tensorflow import SavedModel
+
+    return SavedModel.FromString(contents.model) if isinstance(contents.model, bytes) else contents.model
+
+
+def _policy(plan: ExportPlan) -> "Policy":
+    from smdaemon.placement import parse_policy
+
+    return parse_policy(plan.devices)
+
+
+def _method(text: str) -> str:
+    """A method name; predict, classify and regress stand for TensorFlow Serving's."""
+    return f"tensorflow/serving/{text}" if text in {"predict", "classify", "regress"} else text
+
+
+def _refuse_selection(source: Source, tensors: Mapping[str, Tensor]) -> None:
+    """A graph that comes with its values needs all of them, under their names."""
+    if tensors.keys() != source.tensors.keys() or any(tensors[name] is not source.tensors[name] for name in tensors):
+        remedy = "export all tensors under their names, or the weights alone (graph: none)"
+        raise DropError("request-invalid", "the graph of the source needs all tensors of the source", remedy=remedy)
+
+
+def _refuse_signatures(plan: ExportPlan) -> None:
+    if plan.signatures:
+        remedy = "give the checkpoint its .meta file, or take the signatures of a template"
+        raise DropError("request-invalid", "signatures by tensor names need the graph of the source", remedy=remedy)
