@@ -10,6 +10,9 @@ from reexport_models import run_cpp, tensors_of, v1  # noqa: E402 - TensorFlow i
 from smdaemon.errors import DropError  # noqa: E402 - see above
 from smdaemon.savedmodel.mismatch import Mismatch  # noqa: E402 - see above
 from smdaemon.savedmodel.modes import Mode, ModeGraph, export_all, modes_of, write_modes  # noqa: E402 - see above
+from smdaemon.savedmodel.reexport import reexport  # noqa: E402 - see above
+from smdaemon.savedmodel.verify import verify  # noqa: E402 - see above
+from smdaemon.savedmodel.writer import write_saved_model  # noqa: E402 - see above
 
 VALUES = {"w": 3.0, "b": 1.0, "slot": 0.5}
 
@@ -201,3 +204,23 @@ def test_the_assets_of_templates_come_along(tmp_path):
             signature = v1.saved_model.load(session, [tag], str(new)).signature_def["serving_default"]
             got = session.run(signature.outputs["y"].name, {signature.inputs["x"].name: ["green", "red"]})
             assert got.tolist() == [7.0, 5.0]
+
+
+def test_one_mode_of_a_template_is_exported_alone(tmp_path):
+    """By its tags: the other meta graphs go, and so do the variables that only they use."""
+    template = write_modes(tmp_path / "template", all_modes(), tensors_of(**VALUES))
+    contents = reexport(template, tensors_of(w=4.0, b=2.0), tags=["serve"])
+    assert sorted(contents.tensors) == ["b", "w"]
+    write_saved_model(tmp_path / "1", contents)
+    assert run(tmp_path / "1", "serve")["y"].tolist() == [10.0]
+    with pytest.raises(RuntimeError, match="train"):
+        run(tmp_path / "1", "train")
+    assert verify(tmp_path / "1").tensors == 2
+
+
+def test_all_modes_of_a_template_can_be_exported_again(tmp_path):
+    """Without tags every meta graph stays, over one set of new values."""
+    template = write_modes(tmp_path / "template", all_modes(), tensors_of(**VALUES))
+    write_saved_model(tmp_path / "1", reexport(template, tensors_of(w=4.0, b=2.0, slot=1.0)))
+    assert run(tmp_path / "1", "serve")["y"].tolist() == [10.0]
+    assert run(tmp_path / "1", "train")["loss"] == 100.0
