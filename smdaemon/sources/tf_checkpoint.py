@@ -17,6 +17,7 @@ from smdaemon.savedmodel.constants import (
     SAVED_MODEL_FILENAME_PB,
     SAVED_MODEL_FILENAME_PBTXT,
     SERVING,
+    VARIABLE_VALUE,
     VARIABLES_FILENAME,
 )
 from smdaemon.savedmodel.reader import read_index, read_saved_model, read_trackable_graph, variables_prefix
@@ -45,7 +46,8 @@ class CheckpointSource(FileSource):
     """A checkpoint, open. Its tensors have TensorFlow 1's names, or the paths of TensorFlow 2's objects.
 
     `prefix` is its own, also where it was found by a state file; `keys` are the bundle's keys by tensor name; `object_graph` is
-    the tree of objects that was saved, None in a checkpoint by names.
+    the tree of objects that was saved, None in a checkpoint by names. What is no variable and of a type that only TensorFlow
+    reads, the state of an iterator, is not among the tensors: `metadata["left_out"]` has the names.
     """
 
     def __init__(self, format_name: str, path: Path, bundle: BundleReader, files: Sequence[SourceFile]) -> None:
@@ -54,11 +56,18 @@ class CheckpointSource(FileSource):
         self.object_graph: TrackableObjectGraph | None = read_trackable_graph(bundle)
         self.keys = tensor_names(bundle.keys(), objects=self.object_graph is not None)
         tensors: dict[str, Tensor] = {}
+        left_out = []
         for name, key in self.keys.items():
             check_name(name)
-            tensors[name] = bundle.tensor(key)
+            try:
+                tensors[name] = bundle.tensor(key)
+            except DropError as error:
+                if error.code != "dtype-unsupported" or self.object_graph is None or key.endswith(VARIABLE_VALUE):
+                    raise
+                left_out.append(name)
         check_any(tensors, path)
-        super().__init__(format_name, path, tensors, _metadata(self.prefix, tensors), files)
+        metadata = _metadata(self.prefix, tensors) | ({"left_out": ", ".join(left_out)} if left_out else {})
+        super().__init__(format_name, path, tensors, metadata, files)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /

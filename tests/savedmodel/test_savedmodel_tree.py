@@ -126,3 +126,17 @@ def test_any_names_give_a_tree_or_an_error(names):
     for variable in variables:
         assert re.fullmatch(TENSORFLOW_NAME, variable)
     assert tree == nest(reversed(names))
+
+
+def test_joined_names_may_lie_beneath_a_tensor():
+    """A tensor beneath another stands beside it under the rest of its name; a list with one is a dict; variables keep names."""
+    tree = nest(["w", "w/Adam", "l/w", "l/w/m/n", "l/w/m", "0/a", "n/0", "n/0/x"], "/", joined=True)
+    paths = {leaf.name: leaf.path for leaf in tree.leaves}
+    assert paths["w/Adam"] == ("w/Adam",)
+    assert paths["l/w/m/n"] == ("l", "w/m/n")
+    assert paths["l/w/m"] == ("l", "w/m")
+    assert all(leaf.variable == leaf.name for leaf in tree.leaves)
+    assert tree.root.children["l"].kind is Kind.OBJECT
+    assert tree.root.children["n"].kind is Kind.DICT
+    with pytest.raises(DropError):
+        nest(["w", "w/Adam"], "/")

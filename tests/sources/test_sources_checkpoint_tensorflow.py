@@ -9,6 +9,7 @@ from smdaemon.savedmodel.verify import verify
 from smdaemon.savedmodel.writer import write_saved_model
 from smdaemon.sources.formats import open_source
 from smdaemon.sources.select import select
+from smdaemon.sources.tf_checkpoint import TfCheckpointFormat
 
 tf = pytest.importorskip("tensorflow")
 
@@ -53,7 +54,14 @@ def test_objects_keep_their_tree_and_the_checkpoint_its_keys(tmp_path):
     prefix = tf.train.Checkpoint(net=Net(5)).save(str(tmp_path / "ckpt"))
     names = exported(tmp_path, tmp_path / "model")
     # of the paths to a shared object the checkpoint has the shortest
-    assert {"net/tied", "net/twin/kernel", "net/by_name/a/b", "net/by_name/c.d", "save_counter", "net/table/table-keys"} <= names
+    assert {
+        "net/tied",
+        "net/twin/kernel",
+        "net/by_name/a/b",
+        "net/by_name/c.d",
+        "save_counter",
+        "net/table/table-keys",
+    } <= names
     root = loaded(tmp_path / "model")
     assert root.net.layers[1].kernel.numpy().tolist() == [[6.0] * 3] * 2
     assert root.net.by_name["a/b"].numpy().tolist() == [6.0]
@@ -143,9 +151,7 @@ def trained(directory, **saving):
     with tf.Graph().as_default(), v1.Session() as session:
         with v1.variable_scope("layer", use_resource=saving.pop("resource", True)):
             w = v1.get_variable("w", initializer=tf.constant([1.0, 2.0]))
-            v1.get_variable(
-                "part", [5, 2], partitioner=v1.fixed_size_partitioner(2), initializer=v1.ones_initializer()
-            )
+            v1.get_variable("part", [5, 2], partitioner=v1.fixed_size_partitioner(2), initializer=v1.ones_initializer())
         step = v1.train.get_or_create_global_step()
         train = v1.train.AdamOptimizer(0.1).minimize(tf.reduce_sum(w**2), global_step=step)
         session.run(v1.global_variables_initializer())
@@ -190,3 +196,16 @@ def test_a_saved_model_is_a_source_of_its_variables(tmp_path):
     assert root.tied is root.layers[0].kernel
     exported(tmp_path / "again", tmp_path / "third")
     assert loaded(tmp_path / "third").layers[1].kernel.numpy()[0, 0] == 4.0
+
+
+def test_the_state_of_an_iterator_stays_behind(tmp_path):
+    """It is no value of a model, and of a type that only TensorFlow reads."""
+    iterator = iter(tf.data.Dataset.range(10).shuffle(3))
+    next(iterator)
+    generator = tf.random.Generator.from_seed(1)
+    tf.train.Checkpoint(it=iterator, w=tf.Variable(1.0), g=generator).save(str(tmp_path / "ckpt"))
+    assert TfCheckpointFormat().is_complete(tmp_path / "ckpt-1.index")
+    with open_source(tmp_path / "ckpt-1") as source:
+        assert source.metadata == {"step": "1", "left_out": "it/ITERATOR_STATE"}
+    assert exported(tmp_path / "ckpt-1", tmp_path / "model") == {"w", "g/_state_var", "save_counter"}
+    assert loaded(tmp_path / "model").w.numpy() == 1.0
