@@ -12,7 +12,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from smdaemon.errors import DropError
+from smdaemon.errors import DropError, fault
 from smdaemon.placement import KEEP, Policy, place
 from smdaemon.placement import strip_default_attrs as without_default_attrs
 from smdaemon.proto.tensorflow import MetaGraphDef, NodeDef, SavedModel, VariableDef
@@ -80,12 +80,18 @@ def graph_path(prefix: Path) -> Path:
 
 
 def read_meta_graph(path: Path) -> MetaGraphDef:
-    """The graph in a `.meta` file, which may be in text format too."""
+    """The graph in a `.meta` file, which may be in text format too.
+
+    Raises DropError `checkpoint-graph-missing` and `checkpoint-graph-corrupt`, EnvironmentFault where it may not be read.
+    """
     if not path.is_file():
         raise DropError("checkpoint-graph-missing", f"there is no graph {str(path)!r}")
-    if path.stat().st_size > MESSAGE_BYTES_LIMIT:
-        raise DropError("checkpoint-graph-corrupt", f"the graph {str(path)!r} is larger than a message can be")
-    content = path.read_bytes()
+    try:
+        if path.stat().st_size > MESSAGE_BYTES_LIMIT:
+            raise DropError("checkpoint-graph-corrupt", f"the graph {str(path)!r} is larger than a message can be")
+        content = path.read_bytes()
+    except OSError as error:
+        raise fault(error, "reading the graph") from error
     try:
         meta_graph = MetaGraphDef.FromString(content)
     except DecodeError as error:

@@ -24,7 +24,7 @@ from smdaemon.savedmodel.reader import read_index, read_saved_model, read_tracka
 from smdaemon.savedmodel.writer import Contents
 from smdaemon.sources.checkpoint_names import tensor_names
 from smdaemon.sources.checkpoint_state import INDEX_SUFFIX, META_SUFFIX, checkpoint_prefix, is_data_file
-from smdaemon.sources.files import SourceFile
+from smdaemon.sources.files import SourceFile, source_fault, stat_of
 from smdaemon.sources.opened import FileSource, check_any, check_name
 from smdaemon.sources.step import step_of
 from smdaemon.tensorbundle.files import data_path, index_path
@@ -100,11 +100,13 @@ class TfCheckpointFormat:
     then; with `state_anywhere` that may lie outside the directory. With `wait_for_graph` a drop is complete with its `.meta`.
     """
 
-    name = "tf-checkpoint"
     suffix = INDEX_SUFFIX
     self_judging = True
 
-    def __init__(self, *, wait_for_graph: bool = False, state_anywhere: bool = False) -> None:
+    def __init__(
+        self, name: str = "tf-checkpoint", *, wait_for_graph: bool = False, state_anywhere: bool = False
+    ) -> None:
+        self.name = name
         self._wait_for_graph = wait_for_graph
         self._state_anywhere = state_anywhere
 
@@ -173,12 +175,12 @@ class SavedModelFormat:
 
     def is_complete(self, path: Path) -> bool:
         """Whether `saved_model.pb` and the variables are there; loaders expect no more."""
-        read_saved_model(_existing(path))
+        _check_model(path)
         return read_index(path) is not None and TfCheckpointFormat().is_complete(variables_prefix(path))
 
     def open(self, path: Path) -> CheckpointSource:
         """See `Format`; DropError `source-empty` for a model without variables."""
-        read_saved_model(_existing(path))
+        _check_model(path)
         if read_index(path) is None:
             raise DropError("source-empty", f"the SavedModel {str(path)!r} has no variables")
         return _opened(self.name, path, variables_prefix(path))
@@ -192,10 +194,13 @@ def is_saved_model(path: Path) -> bool:
     )
 
 
-def _existing(path: Path) -> Path:
-    if not os.path.lexists(path):
-        raise DropError("source-missing", f"{str(path)!r} does not exist")
-    return path
+def _check_model(path: Path) -> None:
+    """DropError `source-missing` where nothing is there, and what reading the model raises."""
+    stat_of(path)
+    try:
+        read_saved_model(path)
+    except OSError as error:
+        raise source_fault(error, path) from error
 
 
 def _is_data_of(prefix: str, name: str) -> bool:
