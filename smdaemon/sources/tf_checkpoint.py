@@ -35,6 +35,8 @@ from smdaemon.tensorbundle.tensors import Tensor
 if TYPE_CHECKING:
     from smdaemon.proto.tensorflow import TrackableObjectGraph
 
+TF_CHECKPOINT = "tf-checkpoint"
+
 _STEPS = ("global_step", "step", "optimizer/iter", "optimizer/_iterations")
 """Where a training job counts its steps, if the checkpoint's name does not say."""
 
@@ -100,12 +102,11 @@ class TfCheckpointFormat:
     then; with `state_anywhere` that may lie outside the directory. With `wait_for_graph` a drop is complete with its `.meta`.
     """
 
+    name = "tf-checkpoint"
     suffix = INDEX_SUFFIX
     self_judging = True
 
-    def __init__(
-        self, name: str = "tf-checkpoint", *, wait_for_graph: bool = False, state_anywhere: bool = False
-    ) -> None:
+    def __init__(self, name: str = name, *, wait_for_graph: bool = False, state_anywhere: bool = False) -> None:
         self.name = name
         self._wait_for_graph = wait_for_graph
         self._state_anywhere = state_anywhere
