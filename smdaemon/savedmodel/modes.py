@@ -233,9 +233,7 @@ def modes_builder(
         raise DropError("request-invalid", "there is no graph of any mode to export")
     graphs = {mode: meta_graph_of(modes[mode].graph) for mode in ordered}
     _check_subsets(graphs)
-    rename = NameMap(name_map)
-    named = {rename(name): tensor for name, tensor in tensors_of(variables).items()}
-    values = _values(modes[ordered[0]], graphs[ordered[0]], named, missing=missing, unused=unused)
+    values = _values(modes[ordered[0]], graphs[ordered[0]], variables, name_map, missing=missing, unused=unused)
     builder = Builder(export_dir)
     for mode in ordered:
         add: Callable[..., None] = builder.add_meta_graph
@@ -257,20 +255,44 @@ def modes_builder(
 def _values(
     mode: ModeGraph,
     meta_graph: MetaGraphDef,
-    tensors: dict[str, Any],
+    variables: Any,
+    name_map: Mapping[str, str] | None,
     *,
     missing: Literal["error", "keep"],
     unused: Literal["error", "ignore"],
 ) -> Mapping[str, Tensor | PartitionedTensor]:
     """The values of the mode's variables by their keys in the bundle."""
+    tensors: dict[str, Any] = tensors_of(variables)
     if mode.template is not None:
-        tags = mode.template_tags
-        contents = reexport(mode.template, tensors, tags=tags, missing=missing, unused=unused, debug_info=False)
+        contents = reexport(
+            mode.template,
+            tensors,
+            tags=mode.template_tags,
+            name_map=name_map,
+            missing=missing,
+            unused=unused,
+            debug_info=False,
+        )
         return contents.tensors
+    renamed = _renamed_values(tensors, NameMap(name_map))
     if unused == "ignore":
         used = _keys(meta_graph) | {variable.name for variable in graph_variables(meta_graph)}
-        return {name: tensor for name, tensor in tensors.items() if name in used}
-    return tensors
+        return {name: tensor for name, tensor in renamed.items() if name in used}
+    return renamed
+
+
+def _renamed_values(tensors: Mapping[str, Any], rename: NameMap) -> dict[str, Any]:
+    """The tensors by their new names; DropError `request-invalid` (a Mismatch) where the map names none, or gives two one name."""
+    problems = [
+        f"it names {old!r}, which is not among the tensors" for old in sorted(rename.exact.keys() - set(tensors))
+    ]
+    olds: dict[str, str] = {}
+    for old in tensors:
+        if olds.setdefault(rename(old), old) != old:
+            problems.append(f"it calls both {olds[rename(old)]!r} and {old!r} {rename(old)!r}")
+    if problems:
+        raise Mismatch("request-invalid", "the name map does not fit", problems)
+    return {new: tensors[old] for new, old in olds.items()}
 
 
 def _check_subsets(graphs: Mapping[Mode, MetaGraphDef]) -> None:

@@ -33,6 +33,9 @@ VALUE_SUFFIX = f"/{OBJECT_ATTRIBUTES}/{VARIABLE_VALUE}"
 SAVE_COUNTER = "save_counter"
 """How often a checkpoint object has saved; of the training job, not of the model."""
 
+_OBJECT_CONFIG = f"/{OBJECT_ATTRIBUTES}/OBJECT_CONFIG_JSON"
+"""How Keras made the object; it stands in the checkpoints of its older releases."""
+
 _PART = re.compile(r"(?P<base>.+)/part_(?P<number>\d{1,9})")
 _REPLICA = re.compile(r"(?P<base>.+)/replica_(?P<number>\d{1,9})")
 
@@ -199,7 +202,7 @@ def match(
 def _note_unused(found: Matching, name: str, called: str, *, is_asked_for: bool) -> None:
     if is_asked_for:
         found.problems.append(f"the name map calls {name!r} {called!r}, which the template does not have")
-    elif called.removesuffix(VALUE_SUFFIX) != SAVE_COUNTER:
+    elif called.removesuffix(VALUE_SUFFIX) != SAVE_COUNTER and not called.endswith(_OBJECT_CONFIG):
         found.unused.append(name)
 
 

@@ -102,6 +102,12 @@ def test_a_name_map_renames_the_values(tmp_path):
     values = {f"model/{name}": tensor for name, tensor in tensors_of(w=3.0, b=1.0).items()}
     path = write_modes(tmp_path / "1", modes, values, name_map={"model/*": "*"})
     assert run(path, "serve")["y"].tolist() == [7.0]
+    with pytest.raises(Mismatch) as caught:
+        write_modes(tmp_path / "2", modes, tensors_of(w=3.0, v=3.0, b=1.0), name_map={"v": "w", "nothing": "b"})
+    assert caught.value.problems == (
+        "it names 'nothing', which is not among the tensors",
+        "it calls both 'w' and 'v' 'w'",
+    )
 
 
 def test_the_directory_is_named_by_time_or_step(tmp_path, monkeypatch):

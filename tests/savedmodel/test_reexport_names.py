@@ -120,8 +120,9 @@ def test_numbers_at_the_end_of_names_are_no_replicas():
 
 
 def test_the_training_jobs_own_entries_are_passed_over():
-    """A checkpoint's object graph and save counter are neither used nor missed."""
-    found = matched("_CHECKPOINTABLE_OBJECT_GRAPH", f"save_counter{VALUE_SUFFIX}", keys=KEYS[:3])
+    """A checkpoint's object graph, its save counter and Keras's descriptions of objects are neither used nor missed."""
+    own = ["_CHECKPOINTABLE_OBJECT_GRAPH", f"save_counter{VALUE_SUFFIX}", "layer/.ATTRIBUTES/OBJECT_CONFIG_JSON"]
+    found = matched(*own, keys=KEYS[:3])
     assert not found.values
     assert not found.unused + found.problems
 
