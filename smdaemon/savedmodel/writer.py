@@ -31,7 +31,7 @@ from smdaemon.savedmodel.constants import (
 )
 from smdaemon.tensorbundle.slices import PartitionedTensor
 from smdaemon.tensorbundle.tensors import CHUNK_BYTES, Tensor
-from smdaemon.tensorbundle.writer import BundleFiles, write_bundle
+from smdaemon.tensorbundle.writer import BundleFiles, ShardItem, write_bundle
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -74,7 +74,7 @@ def write_saved_model(
     export_dir: Path,
     contents: Contents,
     *,
-    shards: int | Sequence[Sequence[str]] = 1,
+    shards: int | Sequence[Sequence[ShardItem]] = 1,
     on_bytes: Callable[[int], None] | None = None,
     sync: bool = True,
     as_text: bool = False,
@@ -245,7 +245,7 @@ class _Draft:
         self.files.append(Path(name))
 
     def add_bundle(
-        self, tensors: Mapping[str, Tensor | PartitionedTensor], shards: int | Sequence[Sequence[str]]
+        self, tensors: Mapping[str, Tensor | PartitionedTensor], shards: int | Sequence[Sequence[ShardItem]]
     ) -> BundleFiles:
         """Write `variables/`."""
         prefix = PurePosixPath(VARIABLES_DIRECTORY) / VARIABLES_FILENAME

@@ -19,7 +19,7 @@ from smdaemon.tensorbundle.checksum import mask
 from smdaemon.tensorbundle.dtypes import STRING, DType
 from smdaemon.tensorbundle.entries import RANK_LIMIT, encode_header, encode_kind, encode_place, encode_slices
 from smdaemon.tensorbundle.files import OutputFile, Progress, data_path, index_path
-from smdaemon.tensorbundle.slices import PartitionedTensor, slice_key
+from smdaemon.tensorbundle.slices import PartitionedTensor, TensorSlice, slice_key
 from smdaemon.tensorbundle.strings import encode_lengths
 from smdaemon.tensorbundle.table import data_blocks, write_table
 from smdaemon.tensorbundle.tensors import Tensor
@@ -40,18 +40,21 @@ class BundleFiles:
 Piece = tuple[str, bytes, Tensor]
 """One run of bytes in a data file, a tensor or a slice of one: its name, its key in the index, its value."""
 
+ShardItem = str | tuple[str, TensorSlice]
+"""A tensor by its name, or one slice of a partitioned one."""
+
 
 def write_bundle(
     prefix: str | Path,
     tensors: Mapping[str, Tensor | PartitionedTensor],
     *,
-    shards: int | Sequence[Sequence[str]] = 1,
+    shards: int | Sequence[Sequence[ShardItem]] = 1,
     on_bytes: Callable[[int], None] | None = None,
     sync: bool = True,
 ) -> BundleFiles:
     """Write `tensors` as `prefix`.index and `shards` data files, and read the index back.
 
-    `shards` may also be the names of the tensors in each data file; the slices of one tensor then lie together. With several
+    `shards` may also say what lies in each data file: names of tensors, and slices of partitioned ones. With several
     shards each is written by a thread of its own; a tensor lies in one shard whole. `on_bytes(n)` is called
     after each write of n bytes to a data file, by the thread that wrote; what it raises stops all threads and is raised here.
     With `sync` the files are on the disk when this returns; the directory's own entry is the caller's to sync. If anything
@@ -131,14 +134,19 @@ def _divide(pieces: list[Piece], shards: int) -> list[list[Piece]]:
     return divided
 
 
-def _assigned(pieces: list[Piece], shards: Sequence[Sequence[str]]) -> list[list[Piece]]:
-    """The pieces of each shard, whose tensors are named."""
-    numbers = {name: number for number, names in enumerate(shards) for name in names}
-    if {name for name, _, _ in pieces} != numbers.keys() or sum(map(len, shards)) != len(numbers):
-        raise ValueError("every tensor must be named in exactly one shard")
+def _assigned(pieces: list[Piece], shards: Sequence[Sequence[ShardItem]]) -> list[list[Piece]]:
+    """The pieces of each shard, whose tensors and slices are named."""
+    numbers: dict[bytes | str, int] = {}
+    for number, items in enumerate(shards):
+        for item in items:
+            name = item if isinstance(item, str) else slice_key(encode_name(item[0]), item[1])
+            if name in numbers:
+                raise ValueError(f"{item!r} is in two shards")
+            numbers[name] = number
     divided: list[list[Piece]] = [[] for _ in shards]
     for piece in pieces:
-        divided[numbers[piece[0]]].append(piece)
+        name, key, _ = piece
+        divided[numbers[key] if key in numbers else numbers[name]].append(piece)
     return divided
 
 
