@@ -209,3 +209,18 @@ def test_the_state_of_an_iterator_stays_behind(tmp_path):
         assert source.metadata == {"step": "1", "left_out": "it/ITERATOR_STATE"}
     assert exported(tmp_path / "ckpt-1", tmp_path / "model") == {"w", "g/_state_var", "save_counter"}
     assert loaded(tmp_path / "model").w.numpy() == 1.0
+
+
+def test_variables_of_distributed_jobs_are_whole(tmp_path):
+    """Shards of a variable are one tensor under its name, replicas one variable."""
+    from tensorflow.python.distribute.sharded_variable import ShardedVariable
+
+    module = tf.Module()
+    module.big = ShardedVariable([tf.Variable([[1.0, 2.0]]), tf.Variable([[3.0, 4.0], [5.0, 6.0]])], name="big")
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        module.same = tf.Variable([7.0], name="same")
+    tf.train.Checkpoint(m=module).save(str(tmp_path / "ckpt"))
+    assert exported(tmp_path / "ckpt-1", tmp_path / "model") == {"m/big", "m/same", "save_counter"}
+    root = loaded(tmp_path / "model")
+    assert root.m.big.numpy().tolist() == [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
+    assert root.m.same.numpy().tolist() == [7.0]
