@@ -287,9 +287,8 @@ def _renamed_values(tensors: Mapping[str, Any], rename: NameMap) -> dict[str, An
         f"it names {old!r}, which is not among the tensors" for old in sorted(rename.exact.keys() - set(tensors))
     ]
     olds: dict[str, str] = {}
-    for old in tensors:
-        if olds.setdefault(rename(old), old) != old:
-            problems.append(f"it calls both {olds[rename(old)]!r} and {old!r} {rename(old)!r}")
+    twice = [old for old in tensors if olds.setdefault(rename(old), old) != old]
+    problems += [f"it calls both {olds[rename(old)]!r} and {old!r} {rename(old)!r}" for old in twice]
     if problems:
         raise Mismatch("request-invalid", "the name map does not fit", problems)
     return {new: tensors[old] for new, old in olds.items()}
