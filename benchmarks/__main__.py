@@ -9,14 +9,38 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import control, idle, latency, many_tensors, memory, render, write_speed
+from benchmarks import (
+    control,
+    idle,
+    inspection,
+    latency,
+    load_one,
+    loop_lag,
+    many_tensors,
+    memory,
+    reexport,
+    render,
+    write_speed,
+)
 from benchmarks.child import ROOT
 from benchmarks.harness import Benchmark, Report, Settings
 from benchmarks.machine import Watch, describe, touch_memory, versions
 from benchmarks.scratch import leave_by_finally, scratch
 
 BENCHMARKS: dict[str, Benchmark] = {
-    module.BENCHMARK.name: module.BENCHMARK for module in (write_speed, many_tensors, memory, latency, idle, control)
+    module.BENCHMARK.name: module.BENCHMARK
+    for module in (
+        write_speed,
+        many_tensors,
+        memory,
+        reexport,
+        inspection,
+        load_one,
+        loop_lag,
+        latency,
+        idle,
+        control,
+    )
 }
 TMPFS = Path("/dev/shm")
 

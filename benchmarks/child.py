@@ -15,12 +15,25 @@ ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_
 
 def fresh(function: Any, **arguments: Any) -> Any:
     """What `function(**arguments)` returns in a fresh process; arguments and result pass as JSON."""
+    return result_of(start(function, **arguments))
+
+
+def start(function: Any, **arguments: Any) -> "subprocess.Popen[str]":
+    """A fresh process that calls `function(**arguments)`; its result is for `result_of`."""
     call = f"{function.__module__}:{function.__name__}"
     command = [sys.executable, "-m", "benchmarks.child", call, json.dumps(arguments, default=str)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{call} failed:\n{done.stderr.strip()}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def result_of(process: "subprocess.Popen[str]") -> Any:
+    """What the function of a process that `start` made returned."""
+    with process:
+        out, error = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{process.args!r} failed:\n{error.strip()}")
+    return json.loads(out.splitlines()[-1])
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ The source lies on a disk, so that its mapped pages count as RssFile; RssAnon an
 import subprocess
 import threading
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from benchmarks.child import SMDAEMON
+from benchmarks.child import SMDAEMON, result_of, start
 from benchmarks.harness import Benchmark, Findings, Row, Settings
 from benchmarks.inputs import write_npz, write_safetensors
 from benchmarks.latency import Arrivals
@@ -45,6 +45,14 @@ class Sampler(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._stop_asked.set()
         self.join()
+
+
+def fresh_with_peak(function: Any, **arguments: Any) -> tuple[Any, int]:
+    """As `child.fresh`, with the bytes that the process held of its own at most."""
+    process = start(function, **arguments)
+    with Sampler(process.pid) as sampler:
+        result = result_of(process)
+    return result, sampler.peak_bytes
 
 
 def run(settings: Settings) -> Findings:
