@@ -1,5 +1,6 @@
 """Reads the files of a SavedModel into messages; what they say of each other is checked elsewhere (see verify.py)."""
 
+import os
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ from smdaemon.savedmodel.constants import (
     VARIABLES_FILENAME,
 )
 from smdaemon.tensorbundle.entries import BundleEntry
-from smdaemon.tensorbundle.reader import BundleReader
+from smdaemon.tensorbundle.reader import INDEX_LIMIT_BYTES, BundleReader
+from smdaemon.tensorbundle.stored import open_regular
 
 if TYPE_CHECKING:
     from smdaemon.proto.tensorflow import FingerprintDef, GraphDebugInfo, SavedModel, TrackableObjectGraph
@@ -47,12 +49,19 @@ def read_saved_model(export_dir: Path) -> "tuple[bytes, SavedModel]":
     return content, model
 
 
-def _content(path: Path) -> bytes:
-    """The content of a file that must be parsed whole; DropError `savedmodel-corrupt` for more than protobuf can parse."""
-    size = path.stat().st_size
-    if size > MESSAGE_LIMIT_BYTES:
-        raise DropError("savedmodel-corrupt", f"{str(path)!r} has {size} bytes, more than {MESSAGE_LIMIT_BYTES}")
-    return path.read_bytes()
+def _content(path: Path, limit: int = MESSAGE_LIMIT_BYTES) -> bytes:
+    """The content of a file that must be read whole; a pipe is not waited for.
+
+    Raises DropError `savedmodel-corrupt` for what is no regular file and for more than `limit` bytes.
+    """
+    try:
+        descriptor, size = open_regular(path)
+    except DropError as error:
+        raise DropError("savedmodel-corrupt", error.message) from error
+    with os.fdopen(descriptor, "rb") as file:
+        if size > limit:
+            raise DropError("savedmodel-corrupt", f"{str(path)!r} has {size} bytes, more than {limit}")
+        return file.read(size)
 
 
 def _model_file(export_dir: Path) -> Path:
@@ -91,7 +100,7 @@ def read_fingerprint(export_dir: Path) -> "FingerprintDef | None":
 
     path = export_dir / FINGERPRINT_FILENAME
     try:
-        return FingerprintDef.FromString(path.read_bytes())
+        return FingerprintDef.FromString(_content(path))
     except FileNotFoundError:
         return None
     except DecodeError as error:
@@ -121,7 +130,7 @@ def variables_prefix(export_dir: Path) -> Path:
 def read_index(export_dir: Path) -> bytes | None:
     """The content of the bundle's index; None for a model without variables."""
     try:
-        return variables_prefix(export_dir).with_suffix(".index").read_bytes()
+        return _content(variables_prefix(export_dir).with_suffix(".index"), INDEX_LIMIT_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
