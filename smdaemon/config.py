@@ -106,7 +106,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     assets_extra: dict[str, str] = msgspec.field(default_factory=dict)
     # an .npz of sample inputs that becomes the warm-up request of serving_default
     warmup: str = ""
-    # the host whose daemon writes, as in TensorFlow's experimental_io_device
+    # as TensorFlow's experimental_io_device: a host or its CPU; it is checked, smdaemon writes where it runs
     io_device: str = ""
     # tags of the meta graph; none for those of the graph that is exported, else "serve"
     tags: list[str] = msgspec.field(default_factory=list)

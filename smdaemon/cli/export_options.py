@@ -72,6 +72,8 @@ class GraphOptions:
         Leave out attributes that have their default value.
     debug_info
         Keep the debug info of SOURCE or template, or drop it.
+    debug_info_map
+        A JSON file that gives the debug info: node to list of [file, line, function, code].
     as_text
         Write saved_model.pbtxt in place of saved_model.pb.
     assets_extra
@@ -92,6 +94,7 @@ class GraphOptions:
     devices: str = "keep"
     strip_default_attrs: _Flag = False
     debug_info: Literal["keep", "drop"] = "keep"
+    debug_info_map: Path | None = None
     as_text: _Flag = False
     assets_extra: _Repeated = None
     warmup: Path | None = None
@@ -126,6 +129,7 @@ def plan_of(source: Path, tensors: TensorOptions, graph: GraphOptions, *, verify
         graph=graph.graph,
         strip_default_attrs=graph.strip_default_attrs,
         debug_info=graph.debug_info,
+        debug_info_map=graph.debug_info_map,
         as_text=graph.as_text,
         assets_extra={name: Path(path) for name, path in _pairs("--assets-extra", graph.assets_extra).items()},
         warmup=graph.warmup,

@@ -150,7 +150,7 @@ def resolved(request: ExportRequest, folder: Path, root: Path) -> ExportRequest:
         return str(_beneath(folder / path, root))
 
     made.source = beneath(request.source)
-    for name in ("template", "warmup"):
+    for name in ("template", "warmup", "debug_info_map"):
         if getattr(request, name):
             setattr(made, name, beneath(getattr(request, name)))
     for destination, path in request.assets_extra.items():

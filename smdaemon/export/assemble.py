@@ -11,20 +11,27 @@ from typing import TYPE_CHECKING
 
 from smdaemon.errors import DropError
 from smdaemon.export.plan import ExportPlan
-from smdaemon.savedmodel.constants import DEFAULT_SERVING_SIGNATURE_DEF_KEY, SERVING, WARMUP_FILENAME
+from smdaemon.savedmodel.asset_files import MODEL_DESCRIPTION
+from smdaemon.savedmodel.constants import (
+    DEFAULT_SERVING_SIGNATURE_DEF_KEY,
+    SERVING,
+    WARMUP_FILENAME,
+)
 from smdaemon.savedmodel.weights import weights_contents
 from smdaemon.savedmodel.writer import Contents
 from smdaemon.sources.base import Source
+from smdaemon.sources.files import source_fault
 from smdaemon.sources.select import select
 from smdaemon.sources.tf_checkpoint import CheckpointSource
 from smdaemon.tensorbundle.tensors import Tensor, array_of
 
 if TYPE_CHECKING:
     from smdaemon.placement import Policy
-    from smdaemon.proto.tensorflow import SavedModel
+    from smdaemon.proto.tensorflow import GraphDebugInfo, SavedModel
     from smdaemon.savedmodel.modes import Mode, ModeGraph
 
 SAVED_MODEL = "saved-model"
+_DESCRIPTION_METADATA = "model_config"  # where Keras keeps a model's description
 
 
 def assemble(plan: ExportPlan, source: Source, target: Path) -> Contents:
@@ -37,7 +44,13 @@ def assemble(plan: ExportPlan, source: Source, target: Path) -> Contents:
     extra: dict[str, Path | bytes] = {**contents.assets_extra, **plan.assets_extra}
     if plan.warmup is not None:
         extra[WARMUP_FILENAME] = _warmup_requests(plan, plan.warmup, contents)
-    return replace(contents, assets_extra=extra) if extra else contents
+    assets = dict(contents.assets)
+    if _DESCRIPTION_METADATA in source.metadata:
+        assets.setdefault(MODEL_DESCRIPTION, source.metadata[_DESCRIPTION_METADATA].encode())
+    debug_info = (
+        contents.debug_info if plan.debug_info_map is None else _mapped_debug_info(plan.debug_info_map, contents)
+    )
+    return replace(contents, assets=assets, assets_extra=extra, debug_info=debug_info)
 
 
 def _with_graph(plan: ExportPlan, source: Source, tensors: Mapping[str, Tensor], target: Path) -> Contents:
@@ -139,6 +152,22 @@ def _warmup_requests(plan: ExportPlan, path: Path, contents: Contents) -> bytes:
     with open_source(path) as samples:
         arrays = {name: array_of(tensor) for name, tensor in samples.tensors.items()}
     return warmup_requests(plan.model_name, [arrays], signature=signatures[0])
+
+
+def _mapped_debug_info(path: Path, contents: Contents) -> "GraphDebugInfo":
+    """Debug info from a JSON file: node -> list of [file, line, function, text of the line], outermost call first."""
+    from smdaemon.proto.mapping import parse_json
+    from smdaemon.savedmodel.debug_info import Frame, make_debug_info, prune_debug_info
+
+    try:
+        traces = parse_json(path.read_bytes())
+        info = make_debug_info({node: [Frame(*frame) for frame in frames] for node, frames in traces.items()})
+    except (TypeError, ValueError, AttributeError) as error:
+        message = f"{str(path)!r} does not map nodes to lists of [file, line, function, code]"
+        raise DropError("request-invalid", message) from error
+    except OSError as error:
+        raise source_fault(error, path) from error
+    return prune_debug_info(info, _message(contents))
 
 
 def _message(contents: Contents) -> "SavedModel":

@@ -61,6 +61,7 @@ class ExportPlan:
     graph: str = "auto"
     strip_default_attrs: bool = False
     debug_info: str = "keep"
+    debug_info_map: Path | None = None
     as_text: bool = False
     assets_extra: Mapping[str, Path] = field(default_factory=dict)
     warmup: Path | None = None
@@ -99,6 +100,7 @@ class ExportPlan:
             graph=request.graph or model.graph,
             strip_default_attrs=strip,
             debug_info=request.debug_info or model.debug_info,
+            debug_info_map=Path(request.debug_info_map) if request.debug_info_map else None,
             as_text=text,
             assets_extra={name: Path(path) for name, path in assets_extra.items()},
             warmup=Path(warmup) if warmup else None,

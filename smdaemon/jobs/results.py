@@ -5,7 +5,7 @@ from pathlib import Path
 
 from smdaemon.jobs.job import Job
 from smdaemon.proto.mapping import message_to_dict
-from smdaemon.proto.v1 import Error, ExportResult
+from smdaemon.proto.v1 import Error, ExportRequest, ExportResult
 from smdaemon.publish.local import write_atomically
 
 _SUFFIXES = (".export.json", ".export.toml", ".export.binpb")
@@ -43,5 +43,7 @@ def write_result(job: Job) -> None:
                 retryable=job.error.retryable,
             )
         )
+    for mode in ExportRequest.FromString(job.request).modes if job.export_dir else ():
+        result.mode_dirs[mode] = job.export_dir
     content = json.dumps(message_to_dict(result), indent=2) + "\n"
     write_atomically(Path(job.result_path), content.encode())

@@ -121,7 +121,11 @@ def _set_map(message: Message, field: Field, value: Any, where: str) -> None:
     entry = field.message_type.fields_by_name
     target = getattr(message, field.name)
     for key, item in value.items():
-        target[_scalar(entry["key"], key, where)] = _scalar(entry["value"], item, _join(where, key))
+        name = _scalar(entry["key"], key, where)
+        if entry["value"].cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
+            _fill(target[name], item, _join(where, key))
+        else:
+            target[name] = _scalar(entry["value"], item, _join(where, key))
 
 
 def _set_repeated(message: Message, field: Field, value: Any, where: str) -> None:

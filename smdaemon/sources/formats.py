@@ -11,7 +11,7 @@ from smdaemon.sources.npy import NpyDirectoryFormat, NpyFormat
 from smdaemon.sources.npz import NpzFormat
 from smdaemon.sources.safetensors import SafetensorsFormat
 from smdaemon.sources.sharded import ShardedSafetensorsFormat
-from smdaemon.sources.tf_checkpoint import SavedModelFormat, TfCheckpointFormat, is_saved_model
+from smdaemon.sources.tf_checkpoint import TF_CHECKPOINT, SavedModelFormat, TfCheckpointFormat, is_saved_model
 
 FORMATS: tuple[Format, ...] = (
     NpzFormat(),
@@ -20,6 +20,8 @@ FORMATS: tuple[Format, ...] = (
     SafetensorsFormat(),
     ShardedSafetensorsFormat(),
     TfCheckpointFormat(),
+    # never told by its name alone: whoever names it says that a .meta belongs to every checkpoint
+    TfCheckpointFormat("tf1-checkpoint", wait_for_graph=True),
     SavedModelFormat(),
 )
 AUTO = "auto"
@@ -56,7 +58,7 @@ def detect(path: Path) -> Format:
     if is_saved_model(path):
         return format_named(SavedModelFormat.name)
     if is_checkpoint(path):
-        return format_named(TfCheckpointFormat.name)
+        return format_named(TF_CHECKPOINT)
     if stat.S_ISDIR(stat_of(path).st_mode):
         found = next((known for known in FORMATS if not known.suffix and known.claims(path)), None)
     else:

@@ -1,0 +1,228 @@
+"""Exports with a graph, from the plan to what TensorFlow computes with them."""
+
+import json
+
+import numpy as np
+import pytest
+from export_kit import BIAS, KERNEL, linear_module, tf1_checkpoint, values
+
+from smdaemon.errors import DropError
+from smdaemon.export.isolated import decode_plan, encode_plan, export_isolated, has_large_graph
+from smdaemon.export.pipeline import Silent, export
+from smdaemon.export.plan import ExportPlan, ModePlan, SignaturePlan
+from smdaemon.placement import count_devices
+from smdaemon.savedmodel.reader import read_saved_model
+
+tf = pytest.importorskip("tensorflow")
+X = np.array([[1, 2]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A SavedModel with zeros for its variables."""
+    return linear_module(tf, tmp_path_factory.mktemp("template") / "model")
+
+
+def run(path, x=X):
+    """What TensorFlow's v2 loader computes by the default signature."""
+    return tf.saved_model.load(str(path)).signatures["serving_default"](tf.constant(x))["y"].numpy()
+
+
+def test_a_template_serves_the_values_of_the_drop(tmp_path, template):
+    """The graph is the template's, the numbers are the drop's; what the template does not know is ignored."""
+    plan = ExportPlan(values(tmp_path / "v.npz"), template=template)
+    exported = export(plan, tmp_path / "out")
+    assert (exported.tensors, exported.nbytes) == (2, 36)
+    np.testing.assert_array_equal(run(tmp_path / "out"), X @ KERNEL + BIAS)
+
+
+def test_unused_and_missing_tensors_are_errors_where_asked(tmp_path, template):
+    """`unused` says that nothing may be left over, `missing` keeps the template's value."""
+    path = values(tmp_path / "v.npz")
+    with pytest.raises(DropError) as caught:
+        export(ExportPlan(path, template=template, unused="error"), tmp_path / "out")
+    assert caught.value.code == "template-mismatch"
+    with pytest.raises(DropError):
+        export(ExportPlan(path, template=template, exclude=("bias",)), tmp_path / "out")
+    export(ExportPlan(path, template=template, exclude=("bias",), missing="keep"), tmp_path / "out")
+    np.testing.assert_array_equal(run(tmp_path / "out"), X @ KERNEL)
+
+
+def test_names_are_mapped_to_the_templates(tmp_path, template):
+    """A name map with a pattern gives the drop's names the template's."""
+    np.savez(tmp_path / "v.npz", **{"model/kernel": KERNEL, "model/bias": BIAS})
+    export(ExportPlan(tmp_path / "v.npz", template=template, name_map={"model/*": "*"}), tmp_path / "out")
+    np.testing.assert_array_equal(run(tmp_path / "out"), X @ KERNEL + BIAS)
+
+
+def test_devices_are_stripped_everywhere_when_asked(tmp_path):
+    """A model pinned to a GPU in a function runs where there is none once its devices are stripped."""
+    pinned = linear_module(tf, tmp_path / "pinned", device="/device:CPU:0")
+    assert "/device:CPU:0" in str(devices(pinned))
+    export(ExportPlan(values(tmp_path / "v.npz"), template=pinned, devices="strip"), tmp_path / "out")
+    assert devices(tmp_path / "out") == [{}]
+    export(ExportPlan(values(tmp_path / "v.npz"), template=pinned, devices="remap:*=/device:GPU:1"), tmp_path / "gpu")
+    assert {"/device:GPU:1"} == {device for place in devices(tmp_path / "gpu")[0].values() for device in place}
+
+
+def devices(path):
+    """The devices of each meta graph, by place."""
+    return [count_devices(meta_graph) for meta_graph in read_saved_model(path)[1].meta_graphs]
+
+
+def test_options_of_form_reach_the_files(tmp_path, template):
+    """Text, extra assets, a warm-up request, a debug map and stripped attributes are all in the export."""
+    np.savez(tmp_path / "warm.npz", x=X)
+    (tmp_path / "note.txt").write_text("hello")
+    (tmp_path / "map.json").write_text(json.dumps({"StatefulPartitionedCall": [["train.py", 3, "loss", "loss(x)"]]}))
+    plan = ExportPlan(
+        values(tmp_path / "v.npz"),
+        model_name="linear",
+        template=template,
+        as_text=True,
+        strip_default_attrs=True,
+        assets_extra={"docs/note.txt": tmp_path / "note.txt"},
+        warmup=tmp_path / "warm.npz",
+        debug_info_map=tmp_path / "map.json",
+    )
+    out = tmp_path / "out"
+    export(plan, out)
+    assert (out / "saved_model.pbtxt").is_file()
+    assert not (out / "saved_model.pb").exists()
+    assert (out / "assets.extra" / "docs" / "note.txt").read_text() == "hello"
+    (record,) = tf.data.TFRecordDataset(str(out / "assets.extra" / "tf_serving_warmup_requests"))
+    assert b"serving_default" in record.numpy()
+    assert (out / "debug" / "saved_model_debug_info.pb").is_file()
+    np.testing.assert_array_equal(run(out), X @ KERNEL + BIAS)
+
+
+def test_debug_info_is_kept_or_dropped(tmp_path, template):
+    """The template's debug info comes along unless it is dropped."""
+    path = values(tmp_path / "v.npz")
+    export(ExportPlan(path, template=template), tmp_path / "kept")
+    export(ExportPlan(path, template=template, debug_info="drop"), tmp_path / "dropped")
+    assert (tmp_path / "kept" / "debug").is_dir()
+    assert not (tmp_path / "dropped" / "debug").exists()
+
+
+def test_a_saved_model_is_exported_with_its_graph_or_as_weights(tmp_path, template):
+    """SOURCE may be a SavedModel: its graph and values, or with graph = "none" its weights alone."""
+    export(ExportPlan(template, devices="strip"), tmp_path / "whole")
+    np.testing.assert_array_equal(run(tmp_path / "whole"), X @ np.zeros((2, 3)))
+    export(ExportPlan(template, graph="none"), tmp_path / "weights")
+    weights = tf.saved_model.load(str(tmp_path / "weights"))
+    assert not hasattr(weights, "signatures")
+    assert sorted(variable.name for variable in weights.variables) == ["bias:0", "kernel:0"]
+
+
+@pytest.mark.parametrize("suffix", ["", ".index"])
+def test_a_tf1_checkpoint_is_served_by_the_names_of_its_tensors(tmp_path, cpp_load, suffix):
+    """The .meta gives the graph, the plan tags and signatures; v1 and C++ loaders compute with the checkpoint's values."""
+    prefix = tf1_checkpoint(tf, tmp_path / "model.ckpt-5")
+    signature = SignaturePlan({"x": "x:0"}, {"y": "y:0"})
+    source = prefix.with_name(prefix.name + suffix)
+    plan = ExportPlan(source, signatures={"serving_default": signature}, tags=("serve", "gpu"))
+    export(plan, tmp_path / "out")
+    x = np.array([1, 2], np.float32)
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        loaded = tf.compat.v1.saved_model.load(session, ["serve", "gpu"], str(tmp_path / "out"))
+        assert loaded.signature_def["serving_default"].method_name == "tensorflow/serving/predict"
+        np.testing.assert_array_equal(session.run("y:0", {"x:0": x}), x * 3 + 4)
+    model = cpp_load.load(tmp_path / "out", ("serve", "gpu"))
+    (y,) = cpp_load.run(model, {"x:0": (x, 1)}, [("y:0", np.float32)])
+    np.testing.assert_array_equal(y, x * 3 + 4)
+
+
+def test_a_tf1_checkpoint_without_its_graph_is_weights(tmp_path):
+    """With graph = "none", or without a .meta, the variables are exported alone."""
+    prefix = tf1_checkpoint(tf, tmp_path / "model.ckpt-5")
+    export(ExportPlan(prefix, graph="none"), tmp_path / "out")
+    loaded = tf.saved_model.load(str(tmp_path / "out"))
+    assert (loaded.w.numpy(), loaded.b.numpy()) == (3, 4)
+
+
+def test_modes_share_the_values(tmp_path, template):
+    """Train, eval and predict graphs become three meta graphs of one export, the variables saved once."""
+    modes = {name: ModePlan(template) for name in ("train", "eval", "predict")}
+    export(ExportPlan(values(tmp_path / "v.npz"), modes=modes), tmp_path / "out")
+    _, model = read_saved_model(tmp_path / "out")
+    assert [sorted(graph.meta_info_def.tags) for graph in model.meta_graphs] == [["train"], ["eval"], ["serve"]]
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        graph = tf.compat.v1.saved_model.load(session, ["serve"], str(tmp_path / "out"))
+        signature = graph.signature_def["serving_default"]
+        feed = {signature.inputs["x"].name: X}
+        np.testing.assert_array_equal(session.run(signature.outputs["y"].name, feed), X @ KERNEL + BIAS)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"signatures": {"s": SignaturePlan({"x": "x:0"}, {"y": "y:0"})}}, "request-invalid"),
+        ({"modes": {"test": ModePlan(None)}}, "request-invalid"),
+        ({"tags": ("nothing",)}, "tags-not-found"),
+        ({"name_map": {"a*b*": "c"}}, "request-invalid"),
+        ({"devices": "remap:"}, "device-invalid"),
+    ],
+)
+def test_a_plan_that_contradicts_its_graph_is_refused(tmp_path, template, change, code):
+    """Each contradiction has its code, and nothing is written."""
+    plan = ExportPlan(values(tmp_path / "v.npz"), template=template, **change)
+    with pytest.raises(DropError) as caught:
+        export(plan, tmp_path / "out")
+    assert caught.value.code == code
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_in_a_child_process_is_the_same(tmp_path, template):
+    """The child writes the same bytes, and reports the same progress."""
+    plan = ExportPlan(values(tmp_path / "v.npz"), template=template, signatures={}, tags=("serve",))
+    told = []
+
+    class Told(Silent):
+        def writing(self, tensors, nbytes):
+            told.append((tensors, nbytes))
+
+        def advance(self, nbytes):
+            told.append(nbytes)
+
+        def verifying(self):
+            told.append("verifying")
+
+    here, there = export(plan, tmp_path / "here"), export_isolated(plan, tmp_path / "there", Told())
+    assert here == there
+    files = sorted(path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file())
+    for name in files:
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
+    assert told[0] == (2, 36)
+    assert told[-1] == "verifying"
+    assert decode_plan(encode_plan(plan)) == plan
+    assert not has_large_graph(plan)
+
+
+def test_an_error_in_the_child_process_is_the_same_error(tmp_path, template):
+    """Code, message and remedy cross the pipe."""
+    plan = ExportPlan(values(tmp_path / "v.npz"), template=template, exclude=("bias",))
+    with pytest.raises(DropError) as here:
+        export(plan, tmp_path / "out")
+    with pytest.raises(DropError) as there:
+        export_isolated(plan, tmp_path / "out", Silent())
+    assert (here.value.code, str(here.value), here.value.remedy) == (
+        there.value.code,
+        str(there.value),
+        there.value.remedy,
+    )
+
+
+def test_a_report_that_raises_ends_the_child_process(tmp_path, template):
+    """A cancelled job does not leave its process behind."""
+
+    class CancelledError(Exception):
+        pass
+
+    class Cancelling(Silent):
+        def writing(self, tensors, nbytes):
+            raise CancelledError
+
+    plan = ExportPlan(values(tmp_path / "v.npz"), template=template)
+    with pytest.raises(CancelledError):
+        export_isolated(plan, tmp_path / "out", Cancelling())
