@@ -137,6 +137,8 @@ def export_all(
     if step is not None and timestamp is not None:
         raise DropError("request-invalid", f"both step {step!r} and timestamp {timestamp!r} are to name the export")
     number = timestamp if step is None else step
+    if number is not None and number < 0:
+        raise DropError("version-invalid", f"an export cannot be called {number!r}")
     base_dir.mkdir(parents=True, exist_ok=True)
     target = base_dir / str(int(time.time()) if number is None else number)
     _refuse_existing(target, is_given=number is not None)

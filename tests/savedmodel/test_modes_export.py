@@ -124,6 +124,9 @@ def test_the_directory_is_named_by_time_or_step(tmp_path, monkeypatch):
     with pytest.raises(DropError) as caught:
         export_all(tmp_path, modes, values, step=5, timestamp=6)
     assert caught.value.code == "request-invalid"
+    with pytest.raises(DropError) as caught:
+        export_all(tmp_path, modes, values, step=-1)
+    assert caught.value.code == "version-invalid"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1700000000", "1700000001", "5"]
 
 

@@ -158,3 +158,29 @@ def test_debug_info_that_would_break_loaders_is_refused(affine, tmp_path):
         reexport(template, tensors_named(GOOD))
     assert caught.value.code == "savedmodel-corrupt"
     assert reexport(template, tensors_named(GOOD), debug_info=False).debug_info is None
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index"])
+def test_a_damaged_template_is_an_error_of_ours(affine, tmp_path, name):
+    """Cut or with some bytes changed, at random: an export or an error with a code, nothing else."""
+    import random
+    import shutil
+
+    template = tmp_path / "template"
+    shutil.copytree(affine, template)
+    sound = (template / name).read_bytes()
+    chance = random.Random(5)
+    codes = set()
+    for number in range(60):
+        content = bytearray(sound)
+        if number % 3:
+            for _ in range(chance.randrange(1, 6)):
+                content[chance.randrange(len(content))] = chance.randrange(256)
+        else:
+            del content[chance.randrange(len(content)) :]
+        (template / name).write_bytes(content)
+        try:
+            exported(tmp_path / str(number), template, tensors_named(GOOD), missing="keep", unused="ignore")
+        except DropError as error:
+            codes.add(error.code)
+    assert codes
