@@ -1,7 +1,9 @@
 """`smdaemon inspect`: what a SavedModel holds, without TensorFlow."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from smdaemon.cli import output
 from smdaemon.cli.options import AsJson
@@ -10,7 +12,7 @@ from smdaemon.savedmodel.summary import MetaGraphSummary, Summary, TensorSummary
 
 
 def inspect(saved_model: Path, /, *, as_json: AsJson = False) -> None:
-    """Show the tags, signatures, variables, devices and sizes of a SavedModel.
+    """Show the tags, signatures, functions, ops, variables, devices and sizes of a SavedModel.
 
     Parameters
     ----------
@@ -54,6 +56,14 @@ def _meta_graph(meta_graph: MetaGraphSummary) -> list[str]:
         lines.append(f"  signature {key} ({signature.method})")
         lines += [f"    input  {name}: {_tensor(tensor)}" for name, tensor in signature.inputs.items()]
         lines += [f"    output {name}: {_tensor(tensor)}" for name, tensor in signature.outputs.items()]
+    if meta_graph.ops:
+        lines.append(f"  ops: {', '.join(meta_graph.ops)}")
+    for function in meta_graph.concrete_functions:
+        lines.append(f"  function {function.name}")
+        for call in function.calls:
+            lines.append(f"    as {call.function}")
+            lines += [f"      argument {_argument(value)}" for value in call.arguments]
+            lines += [f"      argument {name}={_argument(value)}" for name, value in call.named.items()]
     for place, devices in meta_graph.devices.items():
         lines += [f"  device {device}: {count} in {place}" for device, count in devices.items()]
     if meta_graph.colocations:
@@ -65,7 +75,19 @@ def _tensor(tensor: TensorSummary) -> str:
     return f"{tensor.dtype} {_shape(tensor.shape)} from {tensor.tensor}"
 
 
-def _shape(shape: tuple[int | None, ...] | None) -> str:
+def _argument(value: Any) -> str:
+    """An argument of a function: `x: float32 (?, 2)` for a tensor, any other as Python writes it."""
+    if isinstance(value, dict):
+        if value.keys() == {"name", "dtype", "shape"}:
+            name = f"{value['name']}: " if value["name"] else ""
+            return f"{name}{value['dtype']} {_shape(value['shape'])}"
+        return f"{{{', '.join(f'{key}: {_argument(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(_argument(item) for item in value)}]"
+    return repr(value)
+
+
+def _shape(shape: Sequence[int | None] | None) -> str:
     """A shape as people write it: `?` for a dimension or a rank that is not known."""
     if shape is None:
         return "(?)"

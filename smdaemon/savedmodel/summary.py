@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from smdaemon.errors import DropError
 from smdaemon.placement.place import count_colocations, count_devices
 from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY, VARIABLE_VALUE
+from smdaemon.savedmodel.functions_summary import FunctionSummary, callable_functions, used_ops
 from smdaemon.savedmodel.reader import (
     read_fingerprint,
     read_index,
@@ -55,6 +56,8 @@ class MetaGraphSummary:
     functions: int
     devices: dict[str, dict[str, int]]
     colocations: int
+    ops: tuple[str, ...]
+    concrete_functions: tuple[FunctionSummary, ...]
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,8 @@ def _meta_graph(meta_graph: "MetaGraphDef") -> MetaGraphSummary:
         functions=len(graph_def.library.function),
         devices=count_devices(meta_graph),
         colocations=count_colocations(meta_graph),
+        ops=used_ops(graph_def),
+        concrete_functions=callable_functions(meta_graph),
     )
 
 
@@ -157,7 +162,15 @@ def _tensors(infos: "Mapping[str, TensorInfo]") -> dict[str, TensorSummary]:
 def _tensor(info: "TensorInfo") -> TensorSummary:
     shape = info.tensor_shape
     dims = None if shape.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
-    return TensorSummary(info.name, _dtype_name(info.dtype), dims)
+    return TensorSummary(_names(info), _dtype_name(info.dtype), dims)
+
+
+def _names(info: "TensorInfo") -> str:
+    """The name of the graph's tensor; the names of its parts for a sparse or another composite tensor."""
+    if info.HasField("coo_sparse"):
+        sparse = info.coo_sparse
+        return f"{sparse.values_tensor_name}, {sparse.indices_tensor_name}, {sparse.dense_shape_tensor_name}"
+    return ", ".join(component.name for component in info.composite_tensor.components) or info.name
 
 
 def _dtype_name(enum: int) -> str:

@@ -67,7 +67,7 @@ def bundle_of(trackable):
         with BundleReader(prefix) as bundle:
             graph = TrackableObjectGraph.FromString(bundle.string_elements(OBJECT_GRAPH_KEY)[0])
             content = trackable(graph)
-            tensors = {key: bundle.tensor(key) for key in bundle.keys() if key != OBJECT_GRAPH_KEY}
+            tensors = {key: bundle.tensor(key) for key, _ in bundle.entries() if key != OBJECT_GRAPH_KEY}
             write_bundle(export_dir / "other", tensors | {OBJECT_GRAPH_KEY: StringScalar(content)})
         for path in prefix.parent.iterdir():
             path.unlink()
