@@ -128,4 +128,4 @@ def _cold(settings: Settings) -> dict[str, list[float]]:
     return alternate(peers, settings)
 
 
-BENCHMARK = Benchmark("latency", "Drop to published, and cold commands", run, rounds=15)
+BENCHMARK = Benchmark("latency", "Drop to published, and cold commands", run, rounds=11)

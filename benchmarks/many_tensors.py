@@ -123,4 +123,4 @@ def _bytes(nbytes: int) -> str:
     return f"SavedModel of {nbytes / 2**20:,.0f} MiB"
 
 
-BENCHMARK = Benchmark("many_tensors", "Many small tensors, and growth", run, rounds=5)
+BENCHMARK = Benchmark("many_tensors", "Many small tensors, and growth", run, rounds=3)

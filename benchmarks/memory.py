@@ -127,4 +127,4 @@ def _peak_of_command(source: Path, target: Path) -> int:
     return sampler.peak_bytes
 
 
-BENCHMARK = Benchmark("memory", "Memory of an export of 4 GiB", run, rounds=3)
+BENCHMARK = Benchmark("memory", "Memory of an export of 4 GiB", run, rounds=2)

@@ -201,4 +201,4 @@ def _on_disk(settings: Settings, findings: Findings, size: dict[str, Any], safet
         findings.at_least(claim, times_faster(times[name], plain), 1)
 
 
-BENCHMARK = Benchmark("write_speed", "2 GiB to a SavedModel", run, rounds=7)
+BENCHMARK = Benchmark("write_speed", "2 GiB to a SavedModel", run, rounds=3)
