@@ -96,6 +96,12 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     signatures: dict[str, SignatureSettings] = msgspec.field(default_factory=dict)
     # whether the graph of a drop (a .meta beside a checkpoint, a SavedModel) is exported, or its weights only
     graph: Literal["auto", "none"] = "auto"
+    # drop the nodes of a checkpoint's graph that its signatures do not need
+    prune: bool = False
+    # the op of a checkpoint's graph that is run after loading; empty for one that initialises tables and local variables
+    main_op: str = ""
+    # the graph of checkpoints that have no .meta file beside them
+    meta_graph: str = ""
     # leave out attributes that have their default value
     strip_default_attrs: bool = False
     # debug info of drop or template
@@ -282,6 +288,7 @@ def _absolute_model(model: ModelSettings, folder: Path) -> ModelSettings:
         watch=str(folder / model.watch),
         publish=str(folder / model.publish),
         template=model.template and str(folder / model.template),
+        meta_graph=model.meta_graph and str(folder / model.meta_graph),
         warmup=model.warmup and str(folder / model.warmup),
         assets_extra={name: str(folder / path) for name, path in model.assets_extra.items()},
     )

@@ -66,6 +66,12 @@ class GraphOptions:
     signature
         KEY:INPUT=TENSOR,...->OUTPUT=TENSOR,... by tensor names of the graph, such as
         serving_default:x=x:0->y=y:0; may be repeated.
+    meta_graph
+        The graph of a checkpoint, where it is not in the .meta file beside it.
+    prune
+        Drop the nodes of a checkpoint's graph that its signatures do not need.
+    main_op
+        The op of a checkpoint's graph that is run after loading (default: one that initialises tables and local variables).
     devices
         Device annotations: keep, strip, soft (job, replica and task go, the type stays) or remap:PATTERN=DEVICE,...
     strip_default_attrs
@@ -91,6 +97,9 @@ class GraphOptions:
     unused: Literal["ignore", "error"] = "ignore"
     graph: Literal["auto", "none"] = "auto"
     signature: _Repeated = None
+    meta_graph: Path | None = None
+    prune: _Flag = False
+    main_op: str = ""
     devices: str = "keep"
     strip_default_attrs: _Flag = False
     debug_info: Literal["keep", "drop"] = "keep"
@@ -127,6 +136,9 @@ def plan_of(source: Path, tensors: TensorOptions, graph: GraphOptions, *, verify
         unused=graph.unused,
         signatures=dict(_signature(text) for text in graph.signature or ()),
         graph=graph.graph,
+        meta_graph=graph.meta_graph,
+        prune=graph.prune,
+        main_op=graph.main_op,
         strip_default_attrs=graph.strip_default_attrs,
         debug_info=graph.debug_info,
         debug_info_map=graph.debug_info_map,

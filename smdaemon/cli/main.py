@@ -36,6 +36,7 @@ GROUPS: dict[str, list[Command]] = {
     "Without a daemon": [
         Command("export", "smdaemon.cli.export:export", "Turn one training output into a SavedModel."),
         Command("inspect", "smdaemon.cli.inspect:inspect", "Show what a SavedModel holds."),
+        Command("diff", "smdaemon.cli.diff:diff", "Compare two SavedModels."),
         Command("verify", "smdaemon.cli.verify:verify", "Check every checksum of a SavedModel."),
     ],
     "Ask the daemon": [

@@ -1,6 +1,7 @@
 """What appeared becomes a durable job: drops, request files, requests over the socket."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -14,8 +15,10 @@ from smdaemon.jobs.results import result_path
 from smdaemon.proto.mapping import request_from_json, request_from_protobuf, request_from_toml
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.sources.base import Identity
+from smdaemon.sources.checkpoint_state import checkpoint_prefix, is_checkpoint
 from smdaemon.sources.formats import open_source
 from smdaemon.sources.step import step_of
+from smdaemon.tensorbundle.files import index_path
 from smdaemon.watch.watcher import Drop
 
 MAX_REQUEST_BYTES = 1 << 20
@@ -150,7 +153,7 @@ def resolved(request: ExportRequest, folder: Path, root: Path) -> ExportRequest:
         return str(_beneath(folder / path, root))
 
     made.source = beneath(request.source)
-    for name in ("template", "warmup", "debug_info_map"):
+    for name in ("template", "warmup", "debug_info_map", "meta_graph"):
         if getattr(request, name):
             setattr(made, name, beneath(getattr(request, name)))
     for destination, path in request.assets_extra.items():
@@ -169,10 +172,15 @@ def _beneath(source: Path, root: Path) -> Path:
     return source
 
 
+def _main_file(source: Path) -> Path:
+    """The file whose name and stamps speak for a source: of a checkpoint its index, however the checkpoint is named."""
+    return index_path(checkpoint_prefix(source)) if is_checkpoint(source) else source
+
+
 def _look(source: Path) -> str:
     """The identity of a source that no watcher looked at."""
     try:
-        return str(Identity.of(source.stat()))
+        return str(Identity.of(_main_file(source).stat()))
     except OSError:
         raise DropError("source-missing", f"{str(source)!r} does not exist") from None
 
@@ -183,14 +191,13 @@ def _order_of(model: ModelSettings, request: ExportRequest, source: Path) -> tup
     A source that cannot be opened is given its time; the export will say what is wrong with it.
     """
     step = None
+    with suppress(SmdaemonError, OSError):
+        source = _main_file(source)
     if model.version == "step":
         step = step_of(source, {})
         if step is None:
-            try:
-                with open_source(source, request.format or model.format) as opened:
-                    step = step_of(source, opened.metadata)
-            except (SmdaemonError, OSError):
-                step = None
+            with suppress(SmdaemonError, OSError), open_source(source, request.format or model.format) as opened:
+                step = step_of(source, opened.metadata)
     if step is not None:
         return float(step), step
     try:

@@ -90,8 +90,8 @@ def _of_checkpoint(plan: ExportPlan, source: CheckpointSource, tensors: Mapping[
     from smdaemon.savedmodel import meta_graph as graphs
     from smdaemon.savedmodel.signatures_request import SignatureRequest
 
-    has_graph = source.format != SAVED_MODEL and graphs.graph_path(source.prefix).exists()
-    if plan.graph == "none" or not has_graph:
+    meta = plan.meta_graph or graphs.graph_path(source.prefix)
+    if plan.graph == "none" or source.format == SAVED_MODEL or not (plan.meta_graph or meta.exists()):
         _refuse_signatures(plan)
         return source.contents(tensors, tags=plan.tags or (SERVING,), separator=plan.separator)
     _refuse_selection(source, tensors)
@@ -101,10 +101,13 @@ def _of_checkpoint(plan: ExportPlan, source: CheckpointSource, tensors: Mapping[
             name: SignatureRequest(each.inputs, each.outputs, _method(each.method))
             for name, each in plan.signatures.items()
         },
+        main_op=plan.main_op or None,
+        prune=plan.prune,
         devices=_policy(plan),
         strip_default_attrs=plan.strip_default_attrs,
+        asset_dirs=[meta.parent],
     )
-    return graphs.graph_contents(source.bundle, graphs.read_meta_graph(graphs.graph_path(source.prefix)), options)
+    return graphs.graph_contents(source.bundle, graphs.read_meta_graph(meta), options)
 
 
 def _of_modes(plan: ExportPlan, tensors: Mapping[str, Tensor], target: Path) -> Contents:

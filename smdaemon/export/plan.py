@@ -59,6 +59,9 @@ class ExportPlan:
     unused: str = "ignore"
     signatures: Mapping[str, SignaturePlan] = field(default_factory=dict)
     graph: str = "auto"
+    meta_graph: Path | None = None
+    prune: bool = False
+    main_op: str = ""
     strip_default_attrs: bool = False
     debug_info: str = "keep"
     debug_info_map: Path | None = None
@@ -76,6 +79,7 @@ class ExportPlan:
         signatures = request.signatures or model.signatures
         assets_extra = request.assets_extra or model.assets_extra
         text = request.as_text if request.HasField("as_text") else model.as_text
+        meta_graph = request.meta_graph or model.meta_graph
         strip = request.strip_default_attrs if request.HasField("strip_default_attrs") else model.strip_default_attrs
         return cls(
             source=source,
@@ -98,6 +102,9 @@ class ExportPlan:
                 for name, each in signatures.items()
             },
             graph=request.graph or model.graph,
+            meta_graph=Path(meta_graph) if meta_graph else None,
+            prune=request.prune if request.HasField("prune") else model.prune,
+            main_op=request.main_op or model.main_op,
             strip_default_attrs=strip,
             debug_info=request.debug_info or model.debug_info,
             debug_info_map=Path(request.debug_info_map) if request.debug_info_map else None,
@@ -120,7 +127,10 @@ class ExportPlan:
         folders += [self.template] if self.template else []
         for folder in folders:
             yield from (folder / "saved_model.pb", folder / "saved_model.pbtxt")
+        yield Path(f"{self.source}.meta")
         yield self.source.with_suffix(".meta")
+        if self.meta_graph is not None:
+            yield self.meta_graph
 
 
 def check_choices(devices: str, io_device: str, where: str) -> None:

@@ -22,7 +22,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ..., retryable: _Optional[bool] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
-    __slots__ = ("model", "source", "format", "version", "tags", "include", "exclude", "rename", "separator", "shards", "devices", "template", "name_map", "missing", "unused", "signatures", "graph", "strip_default_attrs", "debug_info", "debug_info_map", "as_text", "assets_extra", "warmup", "io_device", "modes")
+    __slots__ = ("model", "source", "format", "version", "tags", "include", "exclude", "rename", "separator", "shards", "devices", "template", "name_map", "missing", "unused", "signatures", "graph", "meta_graph", "prune", "main_op", "strip_default_attrs", "debug_info", "debug_info_map", "as_text", "assets_extra", "warmup", "io_device", "modes")
     class RenameEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +75,9 @@ class ExportRequest(_message.Message):
     UNUSED_FIELD_NUMBER: _ClassVar[int]
     SIGNATURES_FIELD_NUMBER: _ClassVar[int]
     GRAPH_FIELD_NUMBER: _ClassVar[int]
+    META_GRAPH_FIELD_NUMBER: _ClassVar[int]
+    PRUNE_FIELD_NUMBER: _ClassVar[int]
+    MAIN_OP_FIELD_NUMBER: _ClassVar[int]
     STRIP_DEFAULT_ATTRS_FIELD_NUMBER: _ClassVar[int]
     DEBUG_INFO_FIELD_NUMBER: _ClassVar[int]
     DEBUG_INFO_MAP_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +103,9 @@ class ExportRequest(_message.Message):
     unused: str
     signatures: _containers.MessageMap[str, Signature]
     graph: str
+    meta_graph: str
+    prune: bool
+    main_op: str
     strip_default_attrs: bool
     debug_info: str
     debug_info_map: str
@@ -108,7 +114,7 @@ class ExportRequest(_message.Message):
     warmup: str
     io_device: str
     modes: _containers.MessageMap[str, ModeGraph]
-    def __init__(self, model: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., rename: _Optional[_Mapping[str, str]] = ..., separator: _Optional[str] = ..., shards: _Optional[int] = ..., devices: _Optional[str] = ..., template: _Optional[str] = ..., name_map: _Optional[_Mapping[str, str]] = ..., missing: _Optional[str] = ..., unused: _Optional[str] = ..., signatures: _Optional[_Mapping[str, Signature]] = ..., graph: _Optional[str] = ..., strip_default_attrs: _Optional[bool] = ..., debug_info: _Optional[str] = ..., debug_info_map: _Optional[str] = ..., as_text: _Optional[bool] = ..., assets_extra: _Optional[_Mapping[str, str]] = ..., warmup: _Optional[str] = ..., io_device: _Optional[str] = ..., modes: _Optional[_Mapping[str, ModeGraph]] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., rename: _Optional[_Mapping[str, str]] = ..., separator: _Optional[str] = ..., shards: _Optional[int] = ..., devices: _Optional[str] = ..., template: _Optional[str] = ..., name_map: _Optional[_Mapping[str, str]] = ..., missing: _Optional[str] = ..., unused: _Optional[str] = ..., signatures: _Optional[_Mapping[str, Signature]] = ..., graph: _Optional[str] = ..., meta_graph: _Optional[str] = ..., prune: _Optional[bool] = ..., main_op: _Optional[str] = ..., strip_default_attrs: _Optional[bool] = ..., debug_info: _Optional[str] = ..., debug_info_map: _Optional[str] = ..., as_text: _Optional[bool] = ..., assets_extra: _Optional[_Mapping[str, str]] = ..., warmup: _Optional[str] = ..., io_device: _Optional[str] = ..., modes: _Optional[_Mapping[str, ModeGraph]] = ...) -> None: ...
 
 class Signature(_message.Message):
     __slots__ = ("inputs", "outputs", "method")

@@ -6,6 +6,7 @@ Everything here is synchronous and belongs to one worker thread at a time.
 import contextlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from smdaemon.watch.scan import ignored
 
 REQUEST_ENDINGS = {".export.json": "json", ".export.toml": "toml", ".export.binpb": "binpb"}
 INDEX_ENDING = ".safetensors.index.json"
+# Of a TensorFlow checkpoint the index is the drop; its data and its graph may come before or after it.
+_CHECKPOINT_PART = re.compile(r"(.+)\.(?:meta|data-[0-9]{5}-of-[0-9]{5})", re.DOTALL)
 # The only files that can be a drop each, or one drop together with the directory they lie in.
 ARRAY_ENDING = ".npy"
 # An index of 100,000 tensors has about 10 MB; one that claims more is not read for its shards' names.
@@ -168,6 +171,8 @@ class Ledger:
         """The drop that a path is only a part of: an index beside it, or a directory above it. None if it is no part."""
         if path in self._owners:
             return self._owners[path]
+        if part := _CHECKPOINT_PART.fullmatch(path):
+            return f"{part[1]}.index"
         if not path.endswith(ARRAY_ENDING) and not os.path.isdir(path):  # noqa: PTH112 - as below
             return None
         at = path.find("/", len(self._root) + 1)

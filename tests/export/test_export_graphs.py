@@ -141,6 +141,20 @@ def test_a_tf1_checkpoint_without_its_graph_is_weights(tmp_path):
     assert (loaded.w.numpy(), loaded.b.numpy()) == (3, 4)
 
 
+def test_a_graph_from_elsewhere_is_pruned_and_initialised(tmp_path):
+    """The graph may lie anywhere, be pruned to its signatures, and name the op that is run after loading."""
+    prefix = tf1_checkpoint(tf, tmp_path / "model.ckpt-5")
+    (tmp_path / "graphs").mkdir()
+    meta = (tmp_path / "model.ckpt-5.meta").rename(tmp_path / "graphs" / "model.meta")
+    signatures = {"serving_default": SignaturePlan({"x": "x:0"}, {"y": "y:0"})}
+    export(ExportPlan(prefix, signatures=signatures, meta_graph=meta), tmp_path / "whole")
+    export(ExportPlan(prefix, signatures=signatures, meta_graph=meta, prune=True), tmp_path / "pruned")
+    nodes = [len(read_saved_model(tmp_path / name)[1].meta_graphs[0].graph_def.node) for name in ("whole", "pruned")]
+    assert nodes[1] < nodes[0]
+    with pytest.raises(DropError, match="nothing_there"):
+        export(ExportPlan(prefix, meta_graph=meta, main_op="nothing_there"), tmp_path / "out")
+
+
 def test_modes_share_the_values(tmp_path, template):
     """Train, eval and predict graphs become three meta graphs of one export, the variables saved once."""
     modes = {name: ModePlan(template) for name in ("train", "eval", "predict")}

@@ -67,7 +67,7 @@ def test_unset_and_default_fields():
     """Fields with presence are left out while unset; the others are always there, in declaration order."""
     data = message_to_dict(v1.ExportRequest(version=0))
     assert data["version"] == 0
-    present = {"strip_default_attrs", "as_text"}
+    present = {"strip_default_attrs", "as_text", "prune"}
     assert list(data) == [field.name for field in v1.ExportRequest.DESCRIPTOR.fields if field.name not in present]
     assert "version" not in message_to_dict(v1.ExportRequest())
     assert "error" not in message_to_dict(v1.Job())
