@@ -31,11 +31,10 @@ from smdaemon.savedmodel.constants import (
     OBJECT_GRAPH_KEY,
     SAVED_MODEL_FILENAME_PB,
     SAVED_MODEL_FILENAME_PBTXT,
-    SAVED_MODEL_SCHEMA_VERSION,
     TRAIN_OP_SIGNATURE_KEY,
     WARMUP_FILENAME,
 )
-from smdaemon.savedmodel.graph_input import GraphLike, meta_graph_of
+from smdaemon.savedmodel.graph_input import GraphLike, meta_graph_of, saved_model_of
 from smdaemon.savedmodel.graph_names import operation
 from smdaemon.savedmodel.object_graph import object_graphs
 from smdaemon.savedmodel.restore_graph import restore_graph
@@ -233,7 +232,7 @@ class Builder:
                 f"no graph restores {len(unused)} of the values, the first is {unused[0]!r}",
                 remedy="leave them out of the variables",
             )
-        model = SavedModel(saved_model_schema_version=SAVED_MODEL_SCHEMA_VERSION, meta_graphs=self._meta_graphs)
+        model = saved_model_of(self._meta_graphs)
         return Contents(model, self._tensors, self._assets.files, self._extra, self._pruned(model))
 
     def _pruned(self, model: SavedModel) -> GraphDebugInfo | None:

@@ -1,14 +1,15 @@
 """A graph in whatever form it comes, as a MetaGraphDef of our own that may be changed."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from smdaemon.errors import DropError
-from smdaemon.proto.tensorflow import CollectionDef, FunctionDefLibrary, GraphDef, MetaGraphDef
+from smdaemon.proto.tensorflow import CollectionDef, FunctionDefLibrary, GraphDef, MetaGraphDef, SavedModel
+from smdaemon.savedmodel.constants import SAVED_MODEL_SCHEMA_VERSION
 from smdaemon.savedmodel.restore_graph import GRAPH_PRODUCER, RestoreGraph
 
 GraphLike: TypeAlias = GraphDef | MetaGraphDef | FunctionDefLibrary | RestoreGraph | bytes | Message
@@ -26,6 +27,9 @@ def meta_graph_of(graph: GraphLike) -> MetaGraphDef:
         return _of_restore_graph(graph)
     if isinstance(graph, bytes):
         return _parsed(graph)
+    made = _copied(graph)
+    if made is not None:
+        return _completed(made)
     name = getattr(getattr(graph, "DESCRIPTOR", None), "full_name", type(graph).__name__)
     wrap = _FORMS.get(name)
     if wrap is None:
@@ -33,6 +37,20 @@ def meta_graph_of(graph: GraphLike) -> MetaGraphDef:
             "savedmodel-corrupt", f"a graph is a GraphDef, MetaGraphDef or FunctionDefLibrary, not a {name!r}"
         )
     return _completed(wrap(graph.SerializeToString()))
+
+
+def _copied(graph: Message) -> MetaGraphDef | None:
+    """A copy of a message of ours, without serialising it: it may be too large for that. None for others' messages."""
+    made = MetaGraphDef()
+    if isinstance(graph, MetaGraphDef):
+        made.CopyFrom(graph)
+    elif isinstance(graph, GraphDef):
+        made.graph_def.CopyFrom(graph)
+    elif isinstance(graph, FunctionDefLibrary):
+        made.graph_def.library.CopyFrom(graph)
+    else:
+        return None
+    return made
 
 
 def _of_meta_graph(content: bytes) -> MetaGraphDef:
@@ -88,3 +106,12 @@ def _completed(meta_graph: MetaGraphDef) -> MetaGraphDef:
     if not meta_graph.graph_def.versions.producer:
         meta_graph.graph_def.versions.producer = GRAPH_PRODUCER
     return meta_graph
+
+
+def saved_model_of(meta_graphs: Iterable[MetaGraphDef]) -> SavedModel:
+    """The SavedModel of these meta graphs."""
+    model = SavedModel(saved_model_schema_version=SAVED_MODEL_SCHEMA_VERSION)
+    for meta_graph in meta_graphs:
+        # copied as it is: given to the constructor it would be serialised, which fails where it is too large
+        model.meta_graphs.add().CopyFrom(meta_graph)
+    return model

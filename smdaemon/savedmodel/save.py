@@ -28,7 +28,6 @@ from smdaemon.savedmodel.constants import (
     INIT_OP_SIGNATURE_KEY,
     OBJECT_GRAPH_KEY,
     PREDICT_METHOD_NAME,
-    SAVED_MODEL_SCHEMA_VERSION,
     SERVING,
     TRAIN_OP_SIGNATURE_KEY,
     VARIABLE_VALUE,
@@ -36,7 +35,7 @@ from smdaemon.savedmodel.constants import (
 from smdaemon.savedmodel.debug_info import Frame, make_debug_info, prune_debug_info
 from smdaemon.savedmodel.encode_structure import function_spec
 from smdaemon.savedmodel.functions import GraphFunction
-from smdaemon.savedmodel.graph_input import GraphLike, meta_graph_of
+from smdaemon.savedmodel.graph_input import GraphLike, meta_graph_of, saved_model_of
 from smdaemon.savedmodel.graph_names import output_number
 from smdaemon.savedmodel.model_graph import ModelGraph
 from smdaemon.savedmodel.options import SaveOptions, check_namespaces, refuse, strip_debug_nodes
@@ -91,7 +90,7 @@ def save(
     if options.experimental_sharding_callback is not None:
         devices = {value.key: value.device for value in tree.variables}
         tensors, placed = sharded(tensors, options.experimental_sharding_callback, devices)
-    model = SavedModel(saved_model_schema_version=SAVED_MODEL_SCHEMA_VERSION, meta_graphs=[meta_graph])
+    model = saved_model_of([meta_graph])
     contents = Contents(model, tensors, assets.files, debug_info=_debug_info(model, tree, named, options))
     Path(export_dir).parent.mkdir(parents=True, exist_ok=True)
     return write_saved_model(Path(export_dir), contents, shards=placed, on_bytes=on_bytes, sync=sync, into_empty=True)
@@ -311,7 +310,7 @@ def _finish(meta_graph: MetaGraphDef, options: SaveOptions, wrappers: Mapping[st
         name = function.definition().signature.name
         if name not in wrappers:
             refuse("function_aliases", f"{alias!r} stands for a function that is not saved")
-        for saved in (name, *wrappers[name]):
+        for saved in wrappers[name]:
             about.function_aliases[saved] = alias
 
 
