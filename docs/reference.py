@@ -117,21 +117,23 @@ def _type_text(annotation: Any) -> str:
     """A type as a person says it."""
     if get_origin(annotation) is Literal:
         return ", ".join(f'`"{value}"`' for value in get_args(annotation))
+    told: str
     match msgspec.inspect.type_info(annotation):
         case msgspec.inspect.IntType(ge=low, le=high):
-            return f"whole number, {low} to {high}"
+            told = f"whole number, {low} to {high}"
         case msgspec.inspect.FloatType(gt=above):
-            return "number, 0 or more" if above is None else "number, more than 0"
+            told = "number, 0 or more" if above is None else "number, more than 0"
         case msgspec.inspect.BoolType():
-            return "`true` or `false`"
+            told = "`true` or `false`"
         case msgspec.inspect.ListType():
-            return "list of text"
+            told = "list of text"
         case msgspec.inspect.DictType(value_type=msgspec.inspect.StructType()):
-            return "table of tables"
+            told = "table of tables"
         case msgspec.inspect.DictType():
-            return "table of text"
+            told = "table of text"
         case _:
-            return "text"
+            told = "text"
+    return told
 
 
 def _default_text(field: msgspec.structs.FieldInfo) -> str:

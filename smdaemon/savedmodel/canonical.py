@@ -17,7 +17,18 @@ from smdaemon.savedmodel import wire
 def canonical(message: Message) -> bytes:
     """The bytes of `message` as C++ serialises it deterministically."""
     descriptor: Any = message.DESCRIPTOR  # upb's class, which the type checker holds for another
-    return _ordered(deterministic(message), descriptor)
+    content = deterministic(message)
+    runs: list[_Run] = []
+    _order(content, 0, len(content), descriptor, runs)
+    if runs == [(0, len(content))]:
+        return content
+    # a graph may hold hundreds of megabytes of constants: they are copied once, here
+    view = memoryview(content)
+    return b"".join([view[start:end] for start, end in runs])
+
+
+_Run = tuple[int, int]
+"""Bytes that stay together: where they start and end in Python's serialisation."""
 
 
 class _Nested(NamedTuple):
@@ -27,49 +38,59 @@ class _Nested(NamedTuple):
     is_map: bool
 
 
-def _ordered(content: bytes, descriptor: Descriptor) -> bytes:
-    """The serialised message `content` with the entries of all its maps in order."""
+def _order(content: bytes, start: int, end: int, descriptor: Descriptor, runs: list[_Run]) -> None:
+    """Appends the bytes of the message that `content` holds from `start` to `end`, with the entries of all its maps in order."""
     nested = _nested(descriptor)
     if not nested:
-        return content
-    parts: list[bytes] = []
-    entries: list[tuple[int | bytes, bytes]] = []
+        _append(runs, start, end)
+        return
+    entries: list[tuple[int | bytes, list[_Run]]] = []
     map_number = 0
-    for number, start, payload, end in wire.fields(content):
+    for number, field_start, payload, field_end in wire.fields(content, start, end):
         # a field of a known number but another wire type is one that protobuf does not know
-        field = nested.get(number) if content[start] & 7 == wire.LENGTH else None
+        field = nested.get(number) if content[field_start] & 7 == wire.LENGTH else None
         if number != map_number and entries:
-            parts += _in_order(entries)
+            _append_in_order(runs, entries)
             entries = []
         if field is None:
-            parts.append(content[start:end])
+            _append(runs, field_start, field_end)
             continue
-        ordered = content[start:payload] + _ordered(content[payload:end], field.descriptor)
+        ordered: list[_Run] = [] if field.is_map else runs
+        _append(ordered, field_start, payload)
+        _order(content, payload, field_end, field.descriptor, ordered)
         if field.is_map:
             map_number = number
-            entries.append((_key(content[payload:end], field.descriptor), ordered))
-        else:
-            parts.append(ordered)
-    return b"".join(parts + _in_order(entries))
+            entries.append((_key(content, payload, field_end, field.descriptor), ordered))
+    _append_in_order(runs, entries)
 
 
-def _in_order(entries: list[tuple[int | bytes, bytes]]) -> list[bytes]:
-    """The entries of one map, by key."""
+def _append(runs: list[_Run], start: int, end: int) -> None:
+    """Adds a run, to the one before it where they touch."""
+    if runs and runs[-1][1] == start:
+        runs[-1] = (runs[-1][0], end)
+    elif start < end:
+        runs.append((start, end))
+
+
+def _append_in_order(runs: list[_Run], entries: list[tuple[int | bytes, list[_Run]]]) -> None:
+    """Adds the entries of one map, by key."""
     entries.sort(key=_first)
-    return [content for _, content in entries]
+    for _, ordered in entries:
+        for start, end in ordered:
+            _append(runs, start, end)
 
 
-def _first(entry: tuple[Any, bytes]) -> Any:
+def _first(entry: tuple[Any, object]) -> Any:
     """The key, of Any type to the type checker: the keys of one map are all numbers or all bytes."""
     return entry[0]
 
 
-def _key(entry: bytes, descriptor: Descriptor) -> int | bytes:
-    """The key of a map entry: a number, or the bytes of a string."""
+def _key(content: bytes, start: int, end: int, descriptor: Descriptor) -> int | bytes:
+    """The key of the map entry that `content` holds from `start` to `end`: a number, or the bytes of a string."""
     is_string = descriptor.fields_by_number[1].type == FieldDescriptor.TYPE_STRING
-    for number, _, payload, end in wire.fields(entry):
+    for number, _, payload, field_end in wire.fields(content, start, end):
         if number == 1:
-            return entry[payload:end] if is_string else wire.read_varint(entry, payload)[0]
+            return content[payload:field_end] if is_string else wire.read_varint(content, payload)[0]
     return b"" if is_string else 0
 
 

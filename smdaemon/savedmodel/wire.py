@@ -76,12 +76,12 @@ def shape(dims: tuple[int, ...]) -> bytes:
     return b"".join(chunk(2, number(1, dim)) for dim in dims)
 
 
-def fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Each field of a message: its number, and where it starts, where its payload starts and where both end.
+def fields(message: bytes, at: int = 0, end: int | None = None) -> Iterator[tuple[int, int, int, int]]:
+    """Each field of a message, which is all of `message` or the bytes from `at` to `end`: its number, and where it starts, where its payload starts and where both end.
 
     A varint's payload is the varint, a group's the fields in it and its end. Raises ValueError for what is no message.
     """
-    at, end = 0, len(message)
+    end = len(message) if end is None else end
     while at < end:
         start = at
         key, payload = read_varint(message, at)
