@@ -74,7 +74,8 @@ def _part(kind: str, part: "Part") -> Iterator[str]:
 
 def _change(change: "Change") -> str:
     if change.what == "values":
-        apart = "" if change.b is None else f", at most {change.b:g} apart"
+        largest = f"{change.b:g}" if isinstance(change.b, float) else change.b
+        apart = "" if largest is None else f", largest difference {largest}"
         return f"{change.name}: values differ{apart}"
     if change.a is None and change.b is None:
         return f"{change.name}: {change.what}"

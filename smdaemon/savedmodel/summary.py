@@ -136,16 +136,11 @@ def _variables(export_dir: Path) -> Iterator[VariableSummary]:
 
 
 def _meta_graph(meta_graph: "MetaGraphDef") -> MetaGraphSummary:
-    signatures, graph_def = meta_graph.signature_def, meta_graph.graph_def
+    graph_def = meta_graph.graph_def
     return MetaGraphSummary(
         tags=tuple(meta_graph.meta_info_def.tags),
         tensorflow_version=meta_graph.meta_info_def.tensorflow_version,
-        signatures={
-            key: SignatureSummary(
-                signatures[key].method_name, _tensors(signatures[key].inputs), _tensors(signatures[key].outputs)
-            )
-            for key in sorted(signatures)
-        },
+        signatures=signatures_of(meta_graph),
         nodes=len(graph_def.node),
         functions=len(graph_def.library.function),
         devices=count_devices(meta_graph),
@@ -153,6 +148,17 @@ def _meta_graph(meta_graph: "MetaGraphDef") -> MetaGraphSummary:
         ops=used_ops(graph_def),
         concrete_functions=callable_functions(meta_graph),
     )
+
+
+def signatures_of(meta_graph: "MetaGraphDef") -> dict[str, SignatureSummary]:
+    """The signatures of a meta graph by key."""
+    signatures = meta_graph.signature_def
+    return {
+        key: SignatureSummary(
+            signatures[key].method_name, _tensors(signatures[key].inputs), _tensors(signatures[key].outputs)
+        )
+        for key in sorted(signatures)
+    }
 
 
 def _tensors(infos: "Mapping[str, TensorInfo]") -> dict[str, TensorSummary]:
