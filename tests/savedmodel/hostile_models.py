@@ -98,21 +98,21 @@ def many_twins(model, meta_graph):
 
 
 def chain(model, meta_graph):
-    """Objects within objects, 100,000 deep, and back to the root."""
+    """Objects within objects, 30,000 deep, and back to the root."""
     nodes = meta_graph.object_graph_def.nodes
     first = len(nodes)
-    for item in range(100_000):
+    for item in range(30_000):
         nodes.add().children.add(node_id=first + item + 1, local_name="a")
     nodes.add().children.add(node_id=0, local_name="root")
     nodes[0].children.add(node_id=first, local_name="chain")
 
 
 def ring_of_identities(model, meta_graph):
-    """Restored values go through a ring of 20,000 nodes before 20,000 assignments."""
+    """Restored values go through a ring of 5,000 nodes before 5,000 assignments."""
     graph = meta_graph.graph_def
     handle = node_of(meta_graph, "VarHandleOp").name
-    for item in range(20_000):
-        graph.node.add(name=f"i{item}", op="Identity", input=[f"i{(item + 1) % 20_000}"])
+    for item in range(5_000):
+        graph.node.add(name=f"i{item}", op="Identity", input=[f"i{(item + 1) % 5_000}"])
         graph.node.add(name=f"a{item}", op="AssignVariableOp", input=[handle, f"i{item}"])
 
 

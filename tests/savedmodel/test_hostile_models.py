@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 import tracemalloc
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ from savedmodel_values import tensors
 from smdaemon.errors import DropError
 from smdaemon.placement import parse_policy, place
 from smdaemon.savedmodel import load_v2, summarize, verify, write_weights
+from smdaemon.savedmodel.diff import diff
 from smdaemon.savedmodel.reader import read_saved_model
+from smdaemon.savedmodel.reexport import reexport
+from smdaemon.savedmodel.writer import write_saved_model
 
 MEMORY_BYTES = 256 << 20
 """Python's own memory, while a hostile model of some megabytes is looked at."""
@@ -49,7 +53,22 @@ def placed(export_dir):
     place(read_saved_model(export_dir)[1], parse_policy("strip"))
 
 
-COMMANDS = {"load": load_all, "summarize": summarize, "verify": verify, "place": placed}
+def reexported(export_dir):
+    """Write the model again, with its own values."""
+    again = export_dir.parent / f"again{next(_NUMBERS)}"
+    write_saved_model(again, reexport(export_dir, {}, missing="keep", policy=parse_policy("strip")), sync=False)
+
+
+_NUMBERS = count()
+
+COMMANDS = {
+    "load": load_all,
+    "summarize": summarize,
+    "verify": verify,
+    "place": placed,
+    "diff": lambda export_dir: diff(export_dir, export_dir),
+    "re-export": reexported,
+}
 
 
 def answer(command, export_dir):
