@@ -153,3 +153,18 @@ def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path):
     unit = shutil.copy(ROOT / "systemd" / "smdaemon.service", tmp_path)
     done = subprocess.run([analyze, "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False)
     assert done.stdout + done.stderr == ""
+
+
+def test_every_test_that_the_compatibility_page_names_exists():
+    """The page claims nothing that no test shows."""
+    page = (ROOT / "docs" / "compatibility.md").read_text()
+    named = []
+    for row in page.splitlines():
+        folder = None
+        for file, test in re.findall(r"([\w/]+\.py)?::(\w+)", row):
+            folder = file or folder
+            named.append((folder, test))
+    assert len(named) > 100
+    for file, test in named:
+        content = (ROOT / "tests" / file).read_text()
+        assert re.search(rf"^(async )?def {test}\(", content, re.MULTILINE), (file, test)
