@@ -139,14 +139,20 @@ def _assigned(pieces: list[Piece], shards: Sequence[Sequence[ShardItem]]) -> lis
     numbers: dict[bytes | str, int] = {}
     for number, items in enumerate(shards):
         for item in items:
-            name = item if isinstance(item, str) else slice_key(encode_name(item[0]), item[1])
+            name: bytes | str = item if isinstance(item, str) else slice_key(encode_name(item[0]), item[1])
             if name in numbers:
                 raise ValueError(f"{item!r} is in two shards")
             numbers[name] = number
     divided: list[list[Piece]] = [[] for _ in shards]
+    named = set()
     for piece in pieces:
-        name, key, _ = piece
-        divided[numbers[key] if key in numbers else numbers[name]].append(piece)
+        name = piece[1] if piece[1] in numbers else piece[0]
+        if name not in numbers:
+            raise ValueError(f"{piece[0]!r} is in no shard")
+        named.add(name)
+        divided[numbers[name]].append(piece)
+    if len(named) < len(numbers):
+        raise ValueError("a shard is to hold what is not there")
     return divided
 
 

@@ -13,7 +13,7 @@ from smdaemon.proto.tensorflow import GraphDebugInfo, RegisteredGradient
 from smdaemon.savedmodel import verify
 from smdaemon.savedmodel.debug_info import Frame
 from smdaemon.savedmodel.options import SaveOptions, VariablePolicy
-from smdaemon.savedmodel.save import save
+from smdaemon.savedmodel.saving import save
 from smdaemon.savedmodel.sharding import MaxShardSizePolicy, Piece, ShardByTaskPolicy
 from smdaemon.savedmodel.trackable import Variable
 from smdaemon.tensorbundle.reader import BundleReader

@@ -10,7 +10,7 @@ from builder_graphs import VALUES, X, Y, affine, read_model
 from smdaemon.errors import DropError
 from smdaemon.savedmodel import verify
 from smdaemon.savedmodel.functions import GraphFunction
-from smdaemon.savedmodel.save import save, simple_save
+from smdaemon.savedmodel.saving import save, simple_save
 from smdaemon.savedmodel.structure import TensorSpec
 from smdaemon.savedmodel.trackable import FileAsset, Variable
 
