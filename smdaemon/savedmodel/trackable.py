@@ -2,14 +2,16 @@
 
 Arrays and Tensors become variables; dicts, lists and tuples themselves; GraphFunctions functions; any other object that has
 attributes an object with these. An object that is reached twice is one node: tied weights stay tied, rings are rings. Attributes
-and dict values that are plain Python values (numbers, strings, None, callables) are not saved, as TensorFlow does not save them.
+and dict values that are plain Python values (numbers, strings, None, Python functions) are not saved, as TensorFlow does not save them.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from smdaemon.errors import DropError
@@ -82,7 +84,7 @@ class ObjectTree:
     """The nodes of the tree of `root`, numbered breadth first; node 0 is the root, always an object.
 
     Raises DropError: `name-invalid` for a key of a dict that is no text or empty, `name-clash` for a child of the root that a loaded
-    model has of its own, `dtype-unsupported` for values of dtypes that no variable has, and for things in a list that cannot be saved.
+    model has of its own, `dtype-unsupported` for a root that has no children, for values of dtypes that no variable has, and for things in a list that cannot be saved.
     """
 
     def __init__(self, root: Any) -> None:
@@ -90,6 +92,8 @@ class ObjectTree:
         self._numbers: dict[int, int] = {}
         self._kept: list[Any] = []  # an id is its object's only as long as that lives
         self._add(root, ())
+        if self.nodes[0].kind not in {NodeKind.OBJECT, NodeKind.DICT, NodeKind.LIST, NodeKind.TUPLE}:
+            raise DropError("dtype-unsupported", f"a {type(root).__name__} is no tree of objects; put it into a dict")
         self.nodes[0].kind = NodeKind.OBJECT
         for node in self.nodes:  # grows while it is walked: breadth first
             for name, child in _children(node):
@@ -168,9 +172,13 @@ def kind_of(value: Any) -> NodeKind | None:
     for types, kind in ((Mapping, NodeKind.DICT), (tuple, NodeKind.TUPLE), (list, NodeKind.LIST)):
         if isinstance(value, types):
             return kind
-    if isinstance(value, type | Enum | Path) or callable(value) or not hasattr(value, "__dict__"):
+    if isinstance(value, _PLAIN) or not hasattr(value, "__dict__"):
         return None
     return NodeKind.OBJECT
+
+
+# Things with attributes that are no part of a model; an object that merely can be called, a layer for one, is.
+_PLAIN = (type, Enum, PurePath, FunctionType, MethodType, ModuleType, partial)
 
 
 def _children(node: Node) -> Iterator[tuple[str, Any]]:

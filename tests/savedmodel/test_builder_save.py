@@ -1,5 +1,6 @@
 """Object trees with functions, saved by us, loaded and run by TensorFlow."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -93,6 +94,27 @@ def test_a_tree_of_objects_comes_back(tmp_path, tf):
     tf.saved_model.save(loaded, str(tmp_path / "again"))
 
 
+class Layer:
+    """An object that can be called, with values among other things."""
+
+    def __init__(self):
+        self.kernel = KERNEL
+        self.activation = abs
+        self.build = lambda: None
+        self.path = Path("somewhere")
+        self.kind = Layer
+
+    def __call__(self):
+        """Nothing: that it can be called is enough."""
+
+
+def test_objects_that_can_be_called_are_saved_and_functions_passed_over(tmp_path):
+    """A layer is an object whatever else it is."""
+    save({"layer": Layer()}, tmp_path / "model")
+    objects = read_model(tmp_path / "model").meta_graphs[0].object_graph_def
+    assert [child.local_name for child in objects.nodes[1].children] == ["kernel"]
+
+
 def test_a_dict_is_a_root_too(tmp_path, tf):
     """Its keys become attributes; arrays, Tensors and anything with an array's interface are values."""
     tensor = tf.constant([1.0, 2.0])
@@ -151,6 +173,8 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
     refused("name-invalid", {"a": {3: KERNEL}}, path)
     refused("name-invalid", {"a": {"": KERNEL}}, path)
     refused("dtype-unsupported", {"a": [KERNEL, "text"]}, path)
+    refused("dtype-unsupported", KERNEL, path)
+    refused("dtype-unsupported", "text", path)
     refused("dtype-unsupported", {"a": np.array([object()])}, path)
     assert not path.exists()
     path.mkdir()
