@@ -5,7 +5,7 @@ The graph names each by a constant, which a loader feeds with the path of the co
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +30,10 @@ class Asset:
 
 
 class AssetFiles:
-    """The files of one export, by their names below `assets/`."""
+    """The files of one export, by their names below `assets/`; `files` are there already."""
 
-    def __init__(self) -> None:
-        self.files: dict[str, Path | bytes] = {}
+    def __init__(self, files: Mapping[str, Path | bytes] | None = None) -> None:
+        self.files: dict[str, Path | bytes] = dict(files or {})
 
     def add(self, source: Path) -> str:
         """The name of `source` below `assets/`: its base name, unless a file of other content has that."""

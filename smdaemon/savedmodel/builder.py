@@ -124,11 +124,13 @@ class Builder:
         self._tensors = tensors
         self._entries = {key: BundleEntry(tensor.dtype, tensor.shape) for key, tensor in tensors.items()}
         _add_main_op(meta_graph, main_op or legacy_init_op)
+        files = AssetFiles(self._assets.files)
         for assets, in_collection in ((assets_list, False), (assets_collection, True)):
             pairs = [located(meta_graph, asset) for asset in assets or ()]
-            named = [(tensor, self._assets.add(source)) for tensor, source in pairs]
+            named = [(tensor, files.add(source)) for tensor, source in pairs]
             list_assets(meta_graph, named, in_collection=in_collection)
         self._add(meta_graph, tags, signatures, clear_devices=clear_devices, strip=strip_default_attrs)
+        self._assets = files
 
     def add_meta_graph(
         self,

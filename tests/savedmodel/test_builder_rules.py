@@ -70,10 +70,17 @@ def test_variables_come_once_and_first(tmp_path):
 def test_a_failed_addition_leaves_the_builder_as_it_was(tmp_path):
     """After a refusal the same call with sound arguments succeeds."""
     builder = Builder(tmp_path / "model")
-    refused("savedmodel-inconsistent", builder.add_meta_graph_and_variables, affine(), {}, ["serve"])
-    builder.add_meta_graph_and_variables(affine(), VALUES, ["serve"])
+    (tmp_path / "words").touch()
+    graph = affine()
+    asset_constant(graph, "path", tmp_path / "words")
+    add = builder.add_meta_graph_and_variables
+    refused("savedmodel-inconsistent", add, affine(), {}, ["serve"])
+    lost = SignatureDef(outputs={"y": info("lost:0")})
+    refused("savedmodel-inconsistent", add, graph, VALUES, ["serve"], {"s": lost}, assets_list=["path"])
+    add(affine(), VALUES, ["serve"])
     builder.save()
     verify(tmp_path / "model")
+    assert not (tmp_path / "model/assets").exists()
 
 
 def test_every_variable_has_a_value_and_every_value_a_variable(tmp_path):
