@@ -161,7 +161,9 @@ CODES: dict[str, Code] = {
         "the checkpoint has no .meta file, so that there is no graph to serve",
         "save it with write_meta_graph, name a .meta file, or export the weights only",
     ),
-    "checkpoint-graph-corrupt": Code("the .meta file of a checkpoint cannot be understood", "save the checkpoint again"),
+    "checkpoint-graph-corrupt": Code(
+        "the .meta file of a checkpoint cannot be understood", "save the checkpoint again"
+    ),
     "savedmodel-missing": Code("the directory holds no saved_model.pb", "give the version directory of a SavedModel"),
     "savedmodel-corrupt": Code("saved_model.pb cannot be understood", "restore the file from a good copy"),
     "savedmodel-inconsistent": Code(
@@ -191,7 +193,8 @@ CODES: dict[str, Code] = {
         "an asset leads out of its folder or is no regular file", "name a regular file and a path inside the folder"
     ),
     "builder-order": Code(
-        "the parts of a SavedModel were given in an order that makes none", "add variables once, with the first meta graph"
+        "the parts of a SavedModel were given in an order that makes none",
+        "add variables once, with the first meta graph",
     ),
     "option-refused": Code(
         "an option of saving cannot be followed", "leave the option out; the message says why it cannot be followed"

@@ -217,7 +217,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_bug(request: Request, _error: Exception) -> Response:
     """The answer to a bug; `_log_bugs` has the traceback."""
-    wrong = v1.Error(code="internal-error", message="an error inside smdaemon", remedy="see the daemon's log; report it")
+    wrong = v1.Error(
+        code="internal-error", message="an error inside smdaemon", remedy="see the daemon's log; report it"
+    )
     return message_response(wrong, request.headers, status=500)
 
 

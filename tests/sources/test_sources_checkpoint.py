@@ -134,7 +134,9 @@ def test_a_directory_may_be_moved(tmp_path):
         assert source.prefix == tmp_path / "run" / "ckpt-4"
 
 
-@pytest.mark.parametrize("content", ["", "{", "\xff", "x: 1", "model_checkpoint_path: 3", 'model_checkpoint_path: "a\\000b"'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "\xff", "x: 1", "model_checkpoint_path: 3", 'model_checkpoint_path: "a\\000b"']
+)
 def test_a_state_file_that_is_none_is_refused(tmp_path, content):
     """Anything but a CheckpointState that names a checkpoint."""
     (tmp_path / "checkpoint").write_bytes(content.encode("latin-1"))
@@ -178,7 +180,10 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_noticed(tmp_path):
 def test_slices_are_joined_and_steps_are_found_in_the_name_or_a_counter(tmp_path):
     """A partitioned variable is one tensor; the name's number goes before `global_step`."""
     whole = np.arange(12.0, dtype=np.float32).reshape(4, 3)
-    parts = [(TensorSlice(((0, 1), (0, -1))), ArrayTensor(whole[:1])), (TensorSlice(((1, 3), (0, -1))), ArrayTensor(whole[1:]))]
+    parts = [
+        (TensorSlice(((0, 1), (0, -1))), ArrayTensor(whole[:1])),
+        (TensorSlice(((1, 3), (0, -1))), ArrayTensor(whole[1:])),
+    ]
     tensors = {
         "part": PartitionedTensor(ArrayTensor(whole).dtype, whole.shape, parts),
         "global_step": ArrayTensor(np.int64(41)),
