@@ -105,9 +105,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="name the benchmarks and leave")
     parser.add_argument("--quick", action="store_true", help="everything small, one round: to see that it works")
     parser.add_argument("--rounds", type=int, help="turns of every peer (default: the benchmark's own)")
-    parser.add_argument("--report", type=Path, default=render.HERE / "reports", metavar="DIR", help="where reports go")
-    parser.add_argument("--disk", type=Path, default=ROOT / "build" / "bench", metavar="DIR", help="a folder on a disk")
-    parser.add_argument("--tmpfs", type=Path, default=TMPFS, metavar="DIR", help="a folder on a tmpfs")
+    parser.add_argument(
+        "--report", type=_folder, default=render.HERE / "reports", metavar="DIR", help="where reports go"
+    )
+    parser.add_argument(
+        "--disk", type=_folder, default=ROOT / "build" / "bench", metavar="DIR", help="a folder on a disk"
+    )
+    parser.add_argument("--tmpfs", type=_folder, default=TMPFS, metavar="DIR", help="a folder on a tmpfs")
     parser.add_argument("--verbose", action="store_true", help="print every sample")
     parser.add_argument(
         "--write-readme",
@@ -120,6 +124,11 @@ def _options() -> argparse.Namespace:
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be at least 1")
     return options
+
+
+def _folder(text: str) -> Path:
+    """An absolute path: daemons that are measured take relative ones from their own folders."""
+    return Path(text).absolute()
 
 
 def _say(line: str) -> None:

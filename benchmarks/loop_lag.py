@@ -7,6 +7,7 @@ trio task that wants to wake every ten milliseconds; what it does to the real on
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -121,13 +122,13 @@ def _asked(socket: Path, meanwhile: Callable[[], None]) -> list[float]:
                 if status != 200:
                     raise RuntimeError(f"GET /healthz answered {status}")
 
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        meanwhile()
-    finally:
-        over.set()
-        asking.join()
+    with ThreadPoolExecutor(1) as executor:
+        asking = executor.submit(ask)
+        try:
+            meanwhile()
+        finally:
+            over.set()
+        asking.result()
     return times
 
 
