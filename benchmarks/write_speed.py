@@ -121,7 +121,7 @@ def run(settings: Settings) -> Findings:
     _on_disk(settings, findings, size, safetensors)
     findings.notes += [
         f"{nbytes / 2**20:.0f} MiB of float32 in {TENSORS} tensors; a worker is a thread that writes one data shard",
-        "npz and safetensors are files on a tmpfs, read through mmap while they are exported; arrays are in the process already",
+        "npz and safetensors are files on a tmpfs, read into a small buffer while they are exported; arrays are in the process already",
         "TensorFlow's time is that of making the variables and saving them",
         "whoever imports much, TensorFlow and smdaemon, makes a first tiny save before the clock starts",
         "unless the row says otherwise the export is not read back; the command and the daemon do read it back by default",

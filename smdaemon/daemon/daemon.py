@@ -71,7 +71,7 @@ class Daemon:
                 execution = Execution(ledger, lambda: self.config, self._budget, owner=owner)
                 self._scheduler = Scheduler(ledger, execution, workers=settings.workers, policy=self._policy)
                 intake = Intake(ledger, lambda: self.config)
-                self._watches = Watches(intake, nursery)
+                self._watches = Watches(intake, nursery, self._scheduler.wake)
                 view = View(
                     condition=self._condition,
                     ledger=ledger,
@@ -175,7 +175,9 @@ class Daemon:
 
     def _policy(self, model: str) -> ModelPolicy:
         settings = self.config.model_named(model)
-        return ModelPolicy() if settings is None else ModelPolicy(on_backlog=settings.on_backlog)
+        if settings is None:
+            return ModelPolicy()
+        return ModelPolicy(on_backlog=settings.on_backlog, paused=not self._watches.has_looked(model))
 
     def _sweep(self, owner: str) -> None:
         """Remove the drafts that an earlier run left in the publish directories."""

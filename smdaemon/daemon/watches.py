@@ -1,8 +1,7 @@
 """The watch of each model: started, restarted when its settings change, stopped."""
 
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import trio
@@ -17,19 +16,29 @@ from smdaemon.watch.watcher import Drop, Watcher, WatchSpec, WatchState
 _log = get_logger(__name__)
 
 
-@dataclass(frozen=True)
 class _Watch:
-    spec: WatchSpec
-    watcher: Watcher
-    scope: trio.CancelScope
+    """One model's watch. `looked` is set once everything that lay there has been reported, or the watch was stopped."""
+
+    def __init__(self, spec: WatchSpec, watcher: Watcher, on_looked: Callable[[], None]) -> None:
+        self.spec = spec
+        self.watcher = watcher
+        self._on_looked = on_looked
+        self.scope = trio.CancelScope()
+        self.looked = trio.Event()
+
+    def started(self, _value: None = None) -> None:
+        """The watcher has looked: its way to say so, in place of trio's, which a stopped watch would leave unanswered."""
+        self.looked.set()
+        self._on_looked()
 
 
 class Watches:
-    """All watches; they run in `nursery` and report to `intake`."""
+    """All watches; they run in `nursery` and report to `intake`. `on_looked` is called when one has looked at its backlog."""
 
-    def __init__(self, intake: Intake, nursery: trio.Nursery) -> None:
+    def __init__(self, intake: Intake, nursery: trio.Nursery, on_looked: Callable[[], None]) -> None:
         self._intake = intake
         self._nursery = nursery
+        self._on_looked = on_looked
         self._watches: dict[str, _Watch] = {}
 
     def state_of(self, model: str) -> WatchState | None:
@@ -37,8 +46,16 @@ class Watches:
         watch = self._watches.get(model)
         return None if watch is None else watch.watcher.state
 
+    def has_looked(self, model: str) -> bool:
+        """Whether all that lay in the model's directory is known: before that nobody can say which drop is the latest."""
+        watch = self._watches.get(model)
+        return watch is not None and watch.looked.is_set()
+
     async def apply(self, models: Iterable[ModelSettings]) -> None:
-        """Watch what these settings say: start what is new, restart what changed, stop what is gone."""
+        """Watch what these settings say: start what is new, restart what changed, stop what is gone.
+
+        Returns when every watch has looked once.
+        """
         wanted = {model.name: _spec_of(model) for model in models}
         for name, watch in list(self._watches.items()):
             if wanted.get(name) != watch.spec:
@@ -46,9 +63,12 @@ class Watches:
                 del self._watches[name]
         for name, spec in wanted.items():
             if name not in self._watches:
-                watch = _Watch(spec, Watcher(spec, self._reporter(name)), trio.CancelScope())
-                self._watches[name] = watch
-                await self._nursery.start(self._run, watch)
+                watch = self._watches[name] = _Watch(
+                    spec, Watcher(spec, _Reporter(self._intake, name)), self._on_looked
+                )
+                self._nursery.start_soon(self._run, watch)
+        for watch in list(self._watches.values()):
+            await watch.looked.wait()
 
     def rescan(self) -> None:
         """Look at everything again, soon."""
@@ -61,12 +81,12 @@ class Watches:
             watch.scope.cancel()
         self._watches.clear()
 
-    async def _run(self, watch: _Watch, *, task_status: trio.TaskStatus[None]) -> None:
-        with watch.scope:
-            await watch.watcher.run(task_status=task_status)
-
-    def _reporter(self, model: str) -> "_Reporter":
-        return _Reporter(self._intake, model)
+    async def _run(self, watch: _Watch) -> None:
+        try:
+            with watch.scope:
+                await watch.watcher.run(task_status=watch)
+        finally:
+            watch.looked.set()
 
 
 class _Reporter:

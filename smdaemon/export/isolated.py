@@ -6,6 +6,7 @@ JSON lines; the child waits for a line after it has said what it will write, so 
 """
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,8 +23,6 @@ from smdaemon.export.plan import ExportPlan
 LARGE_GRAPH_BYTES = 16 << 20
 """A graph of this size takes about 30 ms to parse or to serialise: the longest that the daemon's loop may stand still."""
 
-_CRASHED = "the export's process ended with {}"
-
 
 def has_large_graph(plan: ExportPlan) -> bool:
     """Whether the graph that `plan` handles is so large that the export belongs in a process of its own."""
@@ -33,7 +32,10 @@ def has_large_graph(plan: ExportPlan) -> bool:
 def export_isolated(plan: ExportPlan, target: Path, report: Report) -> Exported:
     """As `pipeline.export`, in a child process. Raises the same errors; what `report` raises ends the child."""
     command = [sys.executable, "-m", "smdaemon.export.worker"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:  # noqa: S603 - ourselves
+    # A session of its own: what a terminal or a service manager sends to stop the daemon is for the daemon to pass on.
+    with subprocess.Popen(  # noqa: S603 - ourselves
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
@@ -55,7 +57,10 @@ def export_isolated(plan: ExportPlan, target: Path, report: Report) -> Exported:
             child.kill()
             with suppress(BrokenPipeError):
                 child.stdin.close()
-    raise RuntimeError(_CRASHED.format(child.returncode))
+    if child.returncode == -signal.SIGKILL:
+        message = "the export's process was killed, as a machine that runs out of memory does"
+        raise EnvironmentFault("memory-short", message, retryable=True)
+    raise RuntimeError(f"the export's process ended with {child.returncode}")
 
 
 _REPORTS: dict[str, Callable[[Report, Any], None]] = {

@@ -1,6 +1,8 @@
 """The child of isolated.py: one export, told over a pipe. Run as `python -m smdaemon.export.worker`."""
 
+import ctypes
 import json
+import signal
 import sys
 import threading
 import time
@@ -13,6 +15,7 @@ from smdaemon.export.isolated import decode_plan
 from smdaemon.export.pipeline import export
 
 _TELL_SECONDS = 0.1
+_PR_SET_PDEATHSIG = 1
 
 
 class _PipeReport:
@@ -53,8 +56,17 @@ class _PipeReport:
         self._unsaid, self._said_at = 0, time.monotonic()
 
 
+def _die_with_parent() -> None:
+    """Have the kernel kill this process with the daemon: the next daemon removes the draft that it would go on writing."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Read plan and target from stdin, export, and say on stdout how it went."""
+    _die_with_parent()
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # a stop is the daemon's to pass on: it lets an export finish, or kills it
     plan = decode_plan(sys.stdin.buffer.readline())
     target = Path(json.loads(sys.stdin.buffer.readline()))
     report = _PipeReport(sys.stdout.buffer, sys.stdin.buffer)

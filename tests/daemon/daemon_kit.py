@@ -63,8 +63,9 @@ class Running:
 def write_config(root: Path, *, daemon: str = "", model: str = "") -> Path:
     """A configuration for `root`, with further lines for its two tables."""
     path = root / "config.toml"
+    quiet = "" if "quiet_seconds" in model else "quiet_seconds = 0.05\n"
     path.write_text(
         f'[daemon]\nstate_dir = "state"\ncontrol_socket = "control.sock"\nhost_memory = "256MiB"\n{daemon}\n'
-        f'[[model]]\nname = "ranker"\nwatch = "runs"\npublish = "models"\nquiet_seconds = 0.05\n{model}\n'
+        f'[[model]]\nname = "ranker"\nwatch = "runs"\npublish = "models"\n{quiet}{model}\n'
     )
     return path

@@ -1,12 +1,17 @@
 """Exports with a graph, from the plan to what TensorFlow computes with them."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from export_kit import BIAS, KERNEL, linear_module, tf1_checkpoint, values
 
-from smdaemon.errors import DropError
+from smdaemon.errors import DropError, EnvironmentFault
 from smdaemon.export.isolated import decode_plan, encode_plan, export_isolated, has_large_graph
 from smdaemon.export.pipeline import Silent, export
 from smdaemon.export.plan import ExportPlan, ModePlan, SignaturePlan
@@ -240,3 +245,40 @@ def test_a_report_that_raises_ends_the_child_process(tmp_path, template):
     plan = ExportPlan(values(tmp_path / "v.npz"), template=template)
     with pytest.raises(CancelledError):
         export_isolated(plan, tmp_path / "out", Cancelling())
+
+
+def test_a_killed_child_process_is_a_fault_that_is_tried_again(tmp_path, template):
+    """The kernel kills it where memory is short; the job says so and waits."""
+
+    class Killing(Silent):
+        def writing(self, tensors, nbytes):
+            (child,) = children_of(os.getpid())
+            os.kill(child, signal.SIGKILL)
+
+    with pytest.raises(EnvironmentFault) as caught:
+        export_isolated(ExportPlan(values(tmp_path / "v.npz"), template=template), tmp_path / "out", Killing())
+    assert (caught.value.code, caught.value.retryable) == ("memory-short", True)
+
+
+def test_a_child_process_does_not_outlive_the_daemon(tmp_path, template):
+    """Where the parent is killed in the middle of an export, the kernel ends the child too."""
+    plan = encode_plan(ExportPlan(values(tmp_path / "v.npz"), template=template)).decode()
+    program = (
+        "import os, signal, sys\n"
+        "from smdaemon.export.isolated import decode_plan, export_isolated\n"
+        "from smdaemon.export.pipeline import Silent\n"
+        "class Dying(Silent):\n"
+        "    def writing(self, tensors, nbytes):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"export_isolated(decode_plan({plan!r}.encode()), __import__('pathlib').Path({str(tmp_path / 'out')!r}), Dying())\n"
+    )
+    # both hold the pipe that stderr is: the read ends when both are gone
+    ended = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+
+
+def children_of(pid):
+    """The processes that `pid` started."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
