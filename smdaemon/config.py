@@ -63,6 +63,15 @@ class SignatureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     method: str = "predict"
 
 
+class ModeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The graph of one mode of a `[[model]]`."""
+
+    # a SavedModel
+    template: str
+    # which of its meta graphs; may be empty where it has only one
+    tags: list[str] = msgspec.field(default_factory=list)
+
+
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One `[[model]]` table."""
 
@@ -106,16 +115,26 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     strip_default_attrs: bool = False
     # debug info of drop or template
     debug_info: Literal["keep", "drop"] = "keep"
+    # a JSON file that gives the debug info: node -> list of [file, line, function, text of the line]
+    debug_info_map: str = ""
     # write saved_model.pbtxt in place of saved_model.pb
     as_text: bool = False
     # path below assets.extra/ -> file to copy there
     assets_extra: dict[str, str] = msgspec.field(default_factory=dict)
     # an .npz of sample inputs that becomes the warm-up request of serving_default
     warmup: str = ""
+    # mode (train, eval, predict) -> its graph; one meta graph for each, sharing the variables
+    modes: dict[Literal["train", "eval", "predict"], ModeSettings] = msgspec.field(default_factory=dict)
     # as TensorFlow's experimental_io_device: a host or its CPU; it is checked, smdaemon writes where it runs
     io_device: str = ""
     # tags of the meta graph; none for those of the graph that is exported, else "serve"
     tags: list[str] = msgspec.field(default_factory=list)
+    # only tensors whose name matches one of these glob patterns; none for all
+    include: list[str] = msgspec.field(default_factory=list)
+    # not the tensors whose name matches one of these glob patterns
+    exclude: list[str] = msgspec.field(default_factory=list)
+    # tensor name in the drop -> name in the SavedModel
+    rename: dict[str, str] = msgspec.field(default_factory=dict)
     # data files of variables/, written in parallel; 0 chooses by size
     shards: Annotated[int, msgspec.Meta(ge=0, le=99999)] = 0
     # what separates the parts of a tensor's name; empty chooses "/" or "." by the names
@@ -290,7 +309,12 @@ def _absolute_model(model: ModelSettings, folder: Path) -> ModelSettings:
         template=model.template and str(folder / model.template),
         meta_graph=model.meta_graph and str(folder / model.meta_graph),
         warmup=model.warmup and str(folder / model.warmup),
+        debug_info_map=model.debug_info_map and str(folder / model.debug_info_map),
         assets_extra={name: str(folder / path) for name, path in model.assets_extra.items()},
+        modes={
+            name: msgspec.structs.replace(mode, template=str(folder / mode.template))
+            for name, mode in model.modes.items()
+        },
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from smdaemon.errors import ConfigError
-from smdaemon.export.plan import ExportPlan, SignaturePlan, check_choices
+from smdaemon.export.plan import ExportPlan, ModePlan, SignaturePlan, check_choices
 
 _Repeated = Annotated[list[str] | None, Parameter(negative="")]
 _Flag = Annotated[bool, Parameter(negative="")]
@@ -63,6 +63,8 @@ class GraphOptions:
         Where SOURCE has tensors that the template does not know: ignore them, or fail.
     graph
         Export the graph of SOURCE too where it has one (auto), or its weights only (none).
+    mode
+        MODE=DIR, or MODE=DIR:TAG,TAG: the graph of train, eval or predict, from a SavedModel; may be repeated, one meta graph each.
     signature
         KEY:INPUT=TENSOR,...->OUTPUT=TENSOR,... by tensor names of the graph, such as
         serving_default:x=x:0->y=y:0; may be repeated.
@@ -96,6 +98,7 @@ class GraphOptions:
     missing: Literal["error", "keep"] = "error"
     unused: Literal["ignore", "error"] = "ignore"
     graph: Literal["auto", "none"] = "auto"
+    mode: _Repeated = None
     signature: _Repeated = None
     meta_graph: Path | None = None
     prune: _Flag = False
@@ -134,6 +137,7 @@ def plan_of(source: Path, tensors: TensorOptions, graph: GraphOptions, *, verify
         name_map=_pairs("--name-map", graph.name_map),
         missing=graph.missing,
         unused=graph.unused,
+        modes={name: _mode(text) for name, text in _pairs("--mode", graph.mode).items()},
         signatures=dict(_signature(text) for text in graph.signature or ()),
         graph=graph.graph,
         meta_graph=graph.meta_graph,
@@ -156,6 +160,12 @@ def _signature(text: str) -> tuple[str, SignaturePlan]:
     if not (key and colon and arrow):
         raise _usage(f"--signature takes KEY:INPUT=TENSOR,...->OUTPUT=TENSOR,..., not {text!r}")
     return key, SignaturePlan(_tensors(inputs), _tensors(outputs))
+
+
+def _mode(text: str) -> ModePlan:
+    """DIR or DIR:TAG,TAG as the graph of a mode."""
+    folder, _, tags = text.partition(":")
+    return ModePlan(Path(folder), tuple(tag for tag in tags.split(",") if tag))
 
 
 def _tensors(side: str) -> dict[str, str]:

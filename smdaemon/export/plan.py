@@ -80,15 +80,17 @@ class ExportPlan:
         assets_extra = request.assets_extra or model.assets_extra
         text = request.as_text if request.HasField("as_text") else model.as_text
         meta_graph = request.meta_graph or model.meta_graph
+        debug_map = request.debug_info_map or model.debug_info_map
+        modes = request.modes or model.modes
         strip = request.strip_default_attrs if request.HasField("strip_default_attrs") else model.strip_default_attrs
         return cls(
             source=source,
             model_name=model.name,
             format=request.format or model.format,
             tags=tuple(request.tags or model.tags),
-            include=tuple(request.include),
-            exclude=tuple(request.exclude),
-            rename=dict(request.rename),
+            include=tuple(request.include or model.include),
+            exclude=tuple(request.exclude or model.exclude),
+            rename=dict(request.rename or model.rename),
             separator=request.separator or model.separator or None,
             shards=request.shards or model.shards,
             verify=model.verify,
@@ -107,12 +109,12 @@ class ExportPlan:
             main_op=request.main_op or model.main_op,
             strip_default_attrs=strip,
             debug_info=request.debug_info or model.debug_info,
-            debug_info_map=Path(request.debug_info_map) if request.debug_info_map else None,
+            debug_info_map=Path(debug_map) if debug_map else None,
             as_text=text,
             assets_extra={name: Path(path) for name, path in assets_extra.items()},
             warmup=Path(warmup) if warmup else None,
             io_device=request.io_device or model.io_device,
-            modes={name: ModePlan(Path(mode.template), tuple(mode.tags)) for name, mode in request.modes.items()},
+            modes={name: ModePlan(Path(mode.template), tuple(mode.tags)) for name, mode in modes.items()},
         )
 
     def shards_for(self, nbytes: int) -> int:

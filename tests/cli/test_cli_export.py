@@ -13,6 +13,7 @@ from daemon_process import SmdaemonProcess
 
 from smdaemon.cli import export as cli_export
 from smdaemon.cli.main import dispatch
+from smdaemon.export.plan import ModePlan, SignaturePlan
 from smdaemon.savedmodel.summary import summarize
 from smdaemon.savedmodel.verify import verify
 
@@ -252,3 +253,44 @@ def test_the_package_alone_loads_nothing():
     program = "import sys; import smdaemon; print(*(m for m in sys.modules if m.startswith('smdaemon') or m in ('numpy', 'trio')))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["smdaemon"]
+
+
+def test_graph_options_reach_the_plan(capsys, monkeypatch):
+    """Each flag of a graph sets its field of the plan."""
+    plans = []
+    monkeypatch.setattr(cli_export, "_export_whole", lambda plan, *_: plans.append(plan) or cli_export.Exported(0, 0))
+    options = "--tags serve gpu --template t --name-map a/*=* --missing keep --unused error --graph none --prune --main-op init"
+    options += (
+        " --mode train=g:train --mode predict=g --signature s:x=x:0,y=y:0->z=z:1 --devices soft --strip-default-attrs"
+    )
+    options += (
+        " --debug-info drop --debug-info-map d.json --as-text --assets-extra n/a=b --warmup w.npz --io-device /job:w"
+    )
+    code, _, err = run(capsys, "export", "a.npz", "out", *options.split())
+    assert (code, err) == (0, "")
+    (plan,) = plans
+    assert (plan.tags, plan.template, plan.name_map) == (("serve", "gpu"), Path("t"), {"a/*": "*"})
+    assert (plan.missing, plan.unused, plan.graph, plan.prune, plan.main_op) == ("keep", "error", "none", True, "init")
+    assert plan.modes == {"train": ModePlan(Path("g"), ("train",)), "predict": ModePlan(Path("g"))}
+    assert plan.signatures == {"s": SignaturePlan({"x": "x:0", "y": "y:0"}, {"z": "z:1"})}
+    assert (plan.devices, plan.strip_default_attrs, plan.debug_info, plan.as_text) == ("soft", True, "drop", True)
+    assert (plan.debug_info_map, plan.assets_extra) == (Path("d.json"), {"n/a": Path("b")})
+    assert (plan.warmup, plan.io_device) == (Path("w.npz"), "/job:w")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["--signature", "nothing"], 2),
+        (["--signature", "s:x=x:0"], 2),
+        (["--mode", "train"], 2),
+        (["--devices", "everywhere"], 1),
+        (["--io-device", "/device:GPU:0"], 1),
+        (["--template", "missing"], 1),
+    ],
+)
+def test_graph_options_that_cannot_be_understood(capsys, options, code):
+    """One line with what is wrong; nothing is written."""
+    found, _, err = run(capsys, "export", "a.npz", "out", *options)
+    assert (found, err.count("\n")) == (code, 1)
+    assert not Path("out").exists()

@@ -173,6 +173,17 @@ def test_modes_share_the_values(tmp_path, template):
         np.testing.assert_array_equal(session.run(signature.outputs["y"].name, feed), X @ KERNEL + BIAS)
 
 
+def test_a_models_description_comes_along(tmp_path):
+    """Where the source's metadata has Keras' description of the model, it is among the assets."""
+    from safetensors.numpy import save_file
+
+    description = json.dumps({"class_name": "Functional"})
+    save_file({"kernel": KERNEL}, tmp_path / "v.safetensors", {"model_config": description})
+    export(ExportPlan(tmp_path / "v.safetensors"), tmp_path / "out")
+    assert (tmp_path / "out" / "assets" / "saved_model.json").read_text() == description
+    assert tf.saved_model.load(str(tmp_path / "out")).kernel.shape == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [

@@ -120,3 +120,29 @@ def test_a_config_is_frozen():
     config: Config = parse_config(GOOD.encode(), FILE)
     with pytest.raises(AttributeError):
         config.daemon.workers = 9  # type: ignore[misc]
+
+
+def test_every_option_of_a_request_is_a_setting_of_a_model_and_a_flag(capsys):
+    """What one export may be asked for is asked for in the same words everywhere; the file, version and model aside."""
+    from smdaemon.cli.main import dispatch
+    from smdaemon.config import ModelSettings
+    from smdaemon.proto.v1 import ExportRequest
+
+    fields = {field.name for field in ExportRequest.DESCRIPTOR.fields} - {"model", "source", "version"}
+    assert fields <= set(ModelSettings.__struct_fields__)
+    assert dispatch(["export", "--help"]) == 0
+    shown = capsys.readouterr().out
+    singular = {"signatures": "signature", "modes": "mode"}
+    missing = [name for name in fields if f"--{singular.get(name, name).replace('_', '-')}" not in shown]
+    assert missing == []
+
+
+def test_modes_and_files_of_a_model_are_absolute():
+    """Every path of a model is taken from the file's folder."""
+    more = 'template = "t"\nwarmup = "w.npz"\nmeta_graph = "m"\ndebug_info_map = "d"\nassets_extra = { a = "x" }\n'
+    config = parse_config((GOOD + more + '[model.modes.train]\ntemplate = "g"\n').encode(), FILE)
+    (model,) = config.model
+    paths = [model.template, model.warmup, model.meta_graph, model.debug_info_map, model.assets_extra["a"]]
+    assert [*paths, model.modes["train"].template] == [
+        f"/etc/smdaemon/{name}" for name in ("t", "w.npz", "m", "d", "x", "g")
+    ]
