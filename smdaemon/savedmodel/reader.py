@@ -100,11 +100,14 @@ def read_fingerprint(export_dir: Path) -> "FingerprintDef | None":
 
     path = export_dir / FINGERPRINT_FILENAME
     try:
-        return FingerprintDef.FromString(_content(path))
+        fingerprint = FingerprintDef.FromString(_content(path))
     except FileNotFoundError:
         return None
     except DecodeError as error:
         raise DropError("savedmodel-corrupt", f"{str(path)!r} is no fingerprint: {error}") from error
+    if not fingerprint.ByteSize():
+        raise DropError("savedmodel-corrupt", f"{str(path)!r} is no fingerprint: it is empty")
+    return fingerprint
 
 
 def read_debug_info(export_dir: Path) -> "GraphDebugInfo | None":

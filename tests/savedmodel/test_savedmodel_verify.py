@@ -226,6 +226,14 @@ def test_another_bundle_is_found(model, tmp_path):
     assert refused(model) == "savedmodel-inconsistent"
 
 
+def test_an_empty_fingerprint_is_found(model):
+    """A file of no bytes parses as a message, and yet it is no fingerprint."""
+    (model / "fingerprint.pb").write_bytes(b"")
+    with pytest.raises(DropError, match="it is empty") as caught:
+        verify(model)
+    assert caught.value.code == "savedmodel-corrupt"
+
+
 def test_a_stale_fingerprint_is_found(model, tmp_path):
     """The fingerprint of another model is a lie, even though TensorFlow would load it."""
     write_weights(tmp_path / "other", floats(["a"]))
