@@ -30,7 +30,12 @@ _LEGAL = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*", re.ASCII)
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\/>-]", re.ASCII)
 # Keras's names of layers, which it sets as attributes
 _NUMBERED = re.compile(r"[^\W\d]\w*-[0-9]+")
-_IDENTIFIERS = {"object": "_generic_user_object", "dict": "trackable_dict_wrapper", "list": "trackable_list_wrapper"}
+_IDENTIFIERS = {
+    "object": "_generic_user_object",
+    "dict": "trackable_dict_wrapper",
+    "list": "trackable_list_wrapper",
+    "signatures": "signature_map",
+}
 
 
 def kept_contents(
@@ -103,7 +108,8 @@ class _Kept:
                 made.children.add(node_id=child.node_id, local_name=child.local_name)
         trainable = [number for number, key in self._variables.items() if is_trainable(self._tensors[key].dtype)]
         for name, items in (("variables", [*self._variables]), ("trainable_variables", trainable)):
-            self._add_list(saved, name, items)
+            self._add(saved, "list", name, items)
+        self._add(saved, "signatures", "signatures", ())
         return ObjectGraphs(
             deterministic(saved), deterministic(self._trackable), {leaf.name: leaf.name for leaf in self.leaves}
         )
@@ -143,14 +149,15 @@ class _Kept:
             node.attributes.add(name=name, full_name=full_name, checkpoint_key=key)
         node.ClearField("registered_saver")
 
-    def _add_list(self, saved: "SavedObjectGraph", name: str, items: Iterable[int]) -> None:
+    def _add(self, saved: "SavedObjectGraph", kind: str, name: str, items: Iterable[int]) -> None:
         number = len(saved.nodes)
         node, made = self._nodes.add(), saved.nodes.add()
-        _fill_object(made, "list")
+        _fill_object(made, kind)
         for item, target in enumerate(items):
             for holder in (node, made):
                 holder.children.add(node_id=target, local_name=str(item))
-        node.has_checkpoint_values.value = True
+        if kind == "list":
+            node.has_checkpoint_values.value = True
         for root in (self._nodes[0], saved.nodes[0]):
             root.children.add(node_id=number, local_name=name)
 

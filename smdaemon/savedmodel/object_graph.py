@@ -1,7 +1,7 @@
 """The two object graphs of an export: the one that `tf.saved_model.load` builds from, and the one that a checkpoint is read by.
 
 Both have the same nodes and the same edges: node 0 is the root, then every branch and leaf of the tree in order, then two
-lists, `variables` and `trainable_variables`, whose items are the leaves over again. Formats: SavedObjectGraph and
+lists, `variables` and `trainable_variables`, whose items are the leaves over again, and an empty map of `signatures`. Formats: SavedObjectGraph and
 TrackableObjectGraph in `protos/tensorflow/core/protobuf/`.
 """
 
@@ -37,7 +37,7 @@ def object_graphs(tree: Tree, tensors: Mapping[str, Tensor]) -> ObjectGraphs:
             trackable.append(wire.chunk(1, _value(node, key) + _HAS_VALUES))
         else:
             saved.append(wire.chunk(1, children + _USER_OBJECTS[node]))
-            trackable.append(wire.chunk(1, children + _HAS_VALUES))
+            trackable.append(wire.chunk(1, children + (b"" if node is Kind.SIGNATURES else _HAS_VALUES)))
     return ObjectGraphs(b"".join(saved), b"".join(trackable), keys)
 
 
@@ -77,9 +77,13 @@ def _numbered(tree: Tree, tensors: Mapping[str, Tensor]) -> tuple[list[Kind | Le
         trainable_items = [_reference(number, str(item)) for item, number in enumerate(trainable)]
     else:
         trainable_items = items
-    for name, references in (("variables", items), ("trainable_variables", trainable_items)):
+    for name, kind, references in (
+        ("variables", Kind.LIST, items),
+        ("trainable_variables", Kind.LIST, trainable_items),
+        ("signatures", Kind.SIGNATURES, []),
+    ):
         edges[0] += _reference(len(nodes), name)
-        nodes.append(Kind.LIST)
+        nodes.append(kind)
         edges.append(b"".join(references))
     return nodes, edges
 
@@ -97,9 +101,10 @@ _USER_OBJECTS = {
     Kind.OBJECT: _user_object("_generic_user_object"),
     Kind.DICT: _user_object("trackable_dict_wrapper"),
     Kind.LIST: _user_object("trackable_list_wrapper"),
+    Kind.SIGNATURES: _user_object("signature_map"),
 }
 
-# TrackableObject.has_checkpoint_values {value true}: every node is a variable or has one beneath it
+# TrackableObject.has_checkpoint_values {value true}: every node but the signatures is a variable or has one beneath it
 _HAS_VALUES = wire.chunk(5, wire.number(1, 1))
 
 

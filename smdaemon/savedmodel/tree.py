@@ -16,6 +16,8 @@ class Kind(Enum):
     OBJECT = "object"
     LIST = "list"
     DICT = "dict"
+    # only beside a tree: TensorFlow expects a map of signatures, also where there are none
+    SIGNATURES = "signatures"
 
 
 @dataclass(slots=True)

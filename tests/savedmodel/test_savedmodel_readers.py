@@ -75,6 +75,11 @@ def test_variables_are_listed(nested):
     assert not model.variables[0].trainable
 
 
+def test_there_is_an_empty_map_of_signatures(nested):
+    """Who looks for a signature finds none, rather than no place to look."""
+    assert dict(tf.saved_model.load(str(nested)).signatures) == {}
+
+
 def test_every_dtype_comes_back(every_dtype):
     """Values, shapes and dtypes by tf.saved_model.load, for every dtype that TensorFlow has variables of."""
     export_dir, arrays = every_dtype

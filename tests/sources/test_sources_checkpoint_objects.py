@@ -70,7 +70,7 @@ def test_rings_and_reserved_names_are_no_trouble(tmp_path):
     made.nodes.add().attributes.add(name="VARIABLE_VALUE", full_name="odd name", checkpoint_key=keys[2])
     contents = kept_contents(made, floats(*keys))
     nodes = saved(contents).object_graph_def.nodes
-    assert [child.local_name for child in nodes[0].children] == ["a", "variables", "trainable_variables"]
+    assert [child.local_name for child in nodes[0].children] == ["a", "variables", "trainable_variables", "signatures"]
     assert [child.node_id for child in nodes[nodes[0].children[1].node_id].children] == [2, 3, 5]
     assert [nodes[number].variable.name for number in (2, 3, 5)] == ["a/x", "signatures", "variables/0"]
     write_saved_model(tmp_path / "model", contents, sync=False)
