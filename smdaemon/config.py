@@ -6,7 +6,7 @@ Reading it yields one frozen `Config`; nothing is corrected silently, and a cont
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -237,8 +237,7 @@ def _named(error: msgspec.ValidationError, path: Path, lines: _Lines) -> ConfigE
     unknown = re.search(r"unknown field `([^`]+)`", said)
     if unknown:
         key = unknown[1]
-        table = {"$": Config, "$.daemon": DaemonSettings}.get(where, ModelSettings)
-        remedy = _did_you_mean(key, table.__struct_fields__)
+        remedy = _did_you_mean(key, _table(where).__struct_fields__)
         return ConfigError(
             "config-unknown-key", f"{path}:{lines.of(f'{where}.{key}')}: unknown key {key!r}", remedy=remedy
         )
@@ -247,8 +246,16 @@ def _named(error: msgspec.ValidationError, path: Path, lines: _Lines) -> ConfigE
         table_name = where.removeprefix("$.") or "the file"
         message = f"{path}:{lines.of(where)}: {table_name} has no {missing[1]!r}"
         return ConfigError("config-invalid", message, remedy=f"add {missing[1]}")
-    key = where.rsplit(".", 1)[-1]
-    return ConfigError("config-invalid", f"{path}:{lines.of(where)}: {key}: {said[:1].lower()}{said[1:]}")
+    table_path, _, key = where.rpartition(".")
+    message = f"{path}:{lines.of(where)}: {key}: {said[:1].lower()}{said[1:]}"
+    choices = get_args(_table(table_path).__annotations__.get(key)) if said.startswith("Invalid enum") else ()
+    return ConfigError("config-invalid", message, remedy=f"choose one of {', '.join(choices)}" if choices else None)
+
+
+def _table(where: str) -> type[msgspec.Struct]:
+    """The type of the table that a path such as `$.model[1]` leads to."""
+    tables: dict[str, type[msgspec.Struct]] = {"$": Config, "$.daemon": DaemonSettings}
+    return tables.get(where, ModelSettings)
 
 
 def _did_you_mean(key: str, known: tuple[str, ...]) -> str:

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from smdaemon.jobs.job import Job
+from smdaemon.jobs.messages import error_message, set_time
 from smdaemon.proto.mapping import message_to_dict
-from smdaemon.proto.v1 import Error, ExportRequest, ExportResult
+from smdaemon.proto.v1 import ExportRequest, ExportResult
 from smdaemon.publish.local import write_atomically
 
 _SUFFIXES = (".export.json", ".export.toml", ".export.binpb")
@@ -29,20 +30,13 @@ def write_result(job: Job) -> None:
         export_dir=job.export_dir,
         tensors=job.tensors,
         bytes=job.bytes_total,
-        seconds=max(0.0, job.updated_at - job.created_at),
+        seconds=round(max(0.0, job.updated_at - job.created_at), 6),
     )
     if job.version is not None:
         result.version = job.version
-    result.finished_at.FromNanoseconds(int(job.updated_at * 1e9))
+    set_time(result.finished_at, job.updated_at)
     if job.error is not None:
-        result.error.CopyFrom(
-            Error(
-                code=job.error.code,
-                message=job.error.message,
-                remedy=job.error.remedy,
-                retryable=job.error.retryable,
-            )
-        )
+        result.error.CopyFrom(error_message(job.error))
     for mode in ExportRequest.FromString(job.request).modes if job.export_dir else ():
         result.mode_dirs[mode] = job.export_dir
     content = json.dumps(message_to_dict(result), indent=2) + "\n"

@@ -139,6 +139,14 @@ async def test_a_bad_request_says_why_in_its_result_file(started, name, content,
     assert (running.runs / name).read_text() == content
 
 
+async def test_a_missing_source_is_told_before_a_missing_step(started):
+    """A request for a file that is not there says so, also where the version is to be its step."""
+    async with started() as running:
+        (running.runs / "lost.export.json").write_text('{"source": "lost.npz"}')
+        (job,) = await running.ended()
+        assert job["error"]["code"] == "source-missing"
+
+
 async def test_an_export_is_asked_for_over_the_socket(started):
     """POST /v1/exports accepts a source beneath the watched directory, once."""
     async with started(model='on_drop = "ignore"') as running:

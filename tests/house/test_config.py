@@ -82,6 +82,12 @@ def test_a_misspelt_key_is_answered_with_the_right_one():
     assert "'on_backlog'" in refused(GOOD + 'on_backlogs = "all"\n').remedy
 
 
+def test_a_wrong_choice_is_answered_with_the_right_ones():
+    """The remedy lists what may stand there."""
+    assert refused(GOOD + 'version = "stepp"\n').remedy == "choose one of step, timestamp, sequence"
+    assert refused(GOOD.replace("[daemon]", '[daemon]\nlog_level = "loud"')).remedy.startswith("choose one of debug")
+
+
 def test_a_file_that_is_not_utf8_is_refused_with_its_line():
     """Bytes that are no text name the line they stand on."""
     with pytest.raises(ConfigError) as caught:
