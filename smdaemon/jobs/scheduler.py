@@ -96,10 +96,16 @@ class Scheduler:
         self._changed.set()
 
     async def recover(self) -> list[Job]:
-        """Queue what an earlier daemon left interrupted. `run` does it by itself, if it was not done before."""
+        """Queue what an earlier daemon left interrupted. `run` does it by itself, if it was not done before.
+
+        Where that daemon published the latest drop and died before it passed over the older ones, that is made up for.
+        """
         if self._recovered:
             return []
         resumed = await self._ledger.resume()
+        for model, newest in list(self._ledger.newest_published.items()):
+            if self._policy(model).on_backlog == "latest":
+                await self._supersede_older(newest)
         self._recovered = True
         return resumed
 

@@ -484,6 +484,17 @@ async def test_a_restart_attempts_again_what_was_interrupted(build, autojump_clo
     assert (await house.states(jobs[2]))[5:7] == ["queued", "staging"]
 
 
+async def test_recover_passes_over_what_is_older_than_the_published_latest(build, autojump_clock):
+    """A daemon that died between publishing the latest drop and superseding the older ones is made up for."""
+    house = build(policies={"ranker": ModelPolicy("latest")}, start=False)
+    older, newest = [await house.accept(step=step) for step in (1, 2)]
+    for event in (Event.STAGE, Event.WRITE, Event.VERIFY, Event.COMMIT):
+        await house.ledger.move(newest.id, event)
+    await house.ledger.move(newest.id, Event.PUBLISH, version=2)
+    await house.scheduler.recover()
+    assert (await house.ledger.get(older.id)).state is State.SUPERSEDED
+
+
 async def test_recover_touches_no_running_attempt(build, autojump_clock):
     """A second call of recover does nothing."""
     house = build(start=False)
