@@ -21,8 +21,6 @@ from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import Event
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore
-from smdaemon.sources.checkpoint_state import is_checkpoint
-from smdaemon.sources.files import stat_of
 
 
 class Execution:
@@ -62,8 +60,6 @@ class Execution:
         """The version number that `job` publishes: what it was given, or what the model's rule gives now."""
         version = job.version
         if version is None and model.version == "step":
-            if not is_checkpoint(Path(job.source)):
-                await trio.to_thread.run_sync(stat_of, Path(job.source))  # what is not there has no step either
             raise DropError("no-step", f"neither the name {Path(job.source).name!r} nor the metadata holds a step")
         if version is None:
             newest = max(await trio.to_thread.run_sync(store.versions), default=0)

@@ -64,6 +64,7 @@ class Intake:
             model = self._model_of(request, watching)
             request = resolved(request, drop.path.parent, Path(model.watch))
             source = Path(request.source)
+            await trio.to_thread.run_sync(_look, source)
         except SmdaemonError as error:
             problem = error
         await self._accept(

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
+from smdaemon.durable import write_atomically
 from smdaemon.jobs.job import Job
 from smdaemon.jobs.messages import error_message, set_time
 from smdaemon.proto.mapping import message_to_dict
 from smdaemon.proto.v1 import ExportRequest, ExportResult
-from smdaemon.publish.local import write_atomically
 
 _SUFFIXES = (".export.json", ".export.toml", ".export.binpb")
 

@@ -5,7 +5,6 @@ are whole numbers only. The writer has synced every file and folder of the draft
 parent, so that a number never names anything but a whole SavedModel, before and after a power loss.
 """
 
-import ctypes
 import errno
 import filecmp
 import os
@@ -13,11 +12,10 @@ import re
 import shutil
 from pathlib import Path
 
+from smdaemon.durable import rename_no_replace, sync_directory
 from smdaemon.errors import DropError, fault
 
 MAX_VERSION = 2**63 - 1
-_RENAME_NOREPLACE = 1
-_AT_FDCWD = -100
 
 
 class LocalStore:
@@ -36,7 +34,7 @@ class LocalStore:
         try:
             if not self.root.is_dir():
                 self.root.mkdir()  # not its parents: an unmounted volume must not be written over
-                _sync_folder(self.root.parent)
+                sync_directory(self.root.parent)
             if not os.access(self.root, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
             self.discard(path)
@@ -91,8 +89,8 @@ def publish(draft: Path, target: Path) -> bool:
     Both must be on one file system. Raises EnvironmentFault; the draft then stays.
     """
     try:
-        renamed = _rename_no_replace(draft, target)
-        _sync_folder(target.parent)
+        renamed = rename_no_replace(draft, target)
+        sync_directory(target.parent)
     except OSError as error:
         raise fault(error, "publishing") from error
     return renamed
@@ -101,53 +99,6 @@ def publish(draft: Path, target: Path) -> bool:
 def remove_tree(path: Path) -> None:
     """Remove the directory `path` and what is in it; nothing happens where it does not exist."""
     shutil.rmtree(path, onerror=_unless_missing)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path` by `content`: the old one or the new one is there at any instant, power loss included."""
-    import tempfile
-
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        Path(scratch).rename(path)
-    except BaseException:
-        Path(scratch).unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _rename_no_replace(source: Path, target: Path) -> bool:
-    """Rename `source` unless `target` exists; whether it was renamed.
-
-    Plain rename() would silently replace an empty directory, hence renameat2; file systems without it get a look first.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "renameat2"):
-        status = libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
-        number = ctypes.get_errno()
-        if status == 0:
-            return True
-        if number in (errno.EEXIST, errno.ENOTEMPTY):
-            return False
-        if number not in (errno.ENOSYS, errno.EINVAL):
-            raise OSError(number, os.strerror(number), str(target))
-    if os.path.lexists(target):
-        return False
-    source.rename(target)
-    return True
 
 
 def _same_export(draft: Path, published: Path) -> bool:

@@ -1,10 +1,9 @@
 """Changes the method names of a SavedModel's signatures, in place or into another directory's saved_model file."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
+from smdaemon.durable import write_atomically
 from smdaemon.errors import DropError
 from smdaemon.proto.pool import deterministic
 from smdaemon.savedmodel.canonical import canonical
@@ -63,20 +62,6 @@ class MethodNameUpdater:
         path = directory / (SAVED_MODEL_FILENAME_PBTXT if is_text else SAVED_MODEL_FILENAME_PB)
         if read_fingerprint(directory) is not None:
             fingerprint = fingerprint_of(self._model, read_index(directory))
-            _replace(directory / FINGERPRINT_FILENAME, deterministic(fingerprint))
-        _replace(path, text_format.MessageToString(self._model).encode() if is_text else canonical(self._model))
+            write_atomically(directory / FINGERPRINT_FILENAME, deterministic(fingerprint))
+        write_atomically(path, text_format.MessageToString(self._model).encode() if is_text else canonical(self._model))
         return path
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put `content` into the place of the file `path` at once."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-            Path(file.name).rename(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise

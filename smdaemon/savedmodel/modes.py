@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from smdaemon.durable import rename_no_replace, sync_directory
 from smdaemon.errors import DropError
 from smdaemon.proto.tensorflow import AssetFileDef, MetaGraphDef, SignatureDef
 from smdaemon.savedmodel.asset_files import Asset
@@ -145,10 +146,10 @@ def export_all(
     draft = base_dir / f".temp-{target.name}-{secrets.token_hex(4)}"
     write_modes(draft, modes, variables, **options)
     try:
-        while not _renamed(draft, target):
+        while not rename_no_replace(draft, target):
             _refuse_existing(target, is_given=number is not None)
             target = target.with_name(str(int(target.name) + 1))
-        _sync(base_dir)
+        sync_directory(base_dir)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -158,27 +159,6 @@ def export_all(
 def _refuse_existing(target: Path, *, is_given: bool) -> None:
     if is_given and os.path.lexists(target):
         raise DropError("export-dir-exists", f"{str(target)!r} exists already")
-
-
-def _renamed(draft: Path, target: Path) -> bool:
-    """Whether `draft` got the name; not where something has it."""
-    if os.path.lexists(target):
-        return False
-    try:
-        draft.rename(target)
-    except OSError:
-        if os.path.lexists(target):  # another process was first
-            return False
-        raise
-    return True
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_modes(

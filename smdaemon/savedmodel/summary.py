@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smdaemon.errors import DropError
 from smdaemon.placement.place import count_colocations, count_devices
 from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY, VARIABLE_VALUE
 from smdaemon.savedmodel.functions_summary import FunctionSummary, callable_functions, used_ops
@@ -17,7 +16,6 @@ from smdaemon.savedmodel.reader import (
     stored_bytes,
     variables_prefix,
 )
-from smdaemon.tensorbundle.dtypes import dtype_numbered
 from smdaemon.tensorbundle.reader import BundleReader
 
 if TYPE_CHECKING:
@@ -166,9 +164,11 @@ def _tensors(infos: "Mapping[str, TensorInfo]") -> dict[str, TensorSummary]:
 
 
 def _tensor(info: "TensorInfo") -> TensorSummary:
+    from smdaemon.savedmodel.tensor_info import dtype_name  # loads the messages, which importing this module must not
+
     shape = info.tensor_shape
     dims = None if shape.unknown_rank else tuple(None if dim.size < 0 else dim.size for dim in shape.dim)
-    return TensorSummary(_names(info), _dtype_name(info.dtype), dims)
+    return TensorSummary(_names(info), dtype_name(info.dtype), dims)
 
 
 def _names(info: "TensorInfo") -> str:
@@ -177,19 +177,6 @@ def _names(info: "TensorInfo") -> str:
         sparse = info.coo_sparse
         return f"{sparse.values_tensor_name}, {sparse.indices_tensor_name}, {sparse.dense_shape_tensor_name}"
     return ", ".join(component.name for component in info.composite_tensor.components) or info.name
-
-
-def _dtype_name(enum: int) -> str:
-    """The dtype's name; TensorFlow's own, in lower case, for what no bundle stores (resource, variant, ...)."""
-    try:
-        return dtype_numbered(enum).name
-    except DropError:
-        from smdaemon.proto.tensorflow import DataType
-
-        try:
-            return DataType.Name(enum).removeprefix("DT_").lower()
-        except ValueError:
-            return f"data type {enum}"
 
 
 def _fingerprint(export_dir: Path) -> FingerprintSummary | None:

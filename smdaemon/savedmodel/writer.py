@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from smdaemon.durable import sync_directory
 from smdaemon.errors import DropError
 from smdaemon.savedmodel.constants import (
     ASSETS_DIRECTORY,
@@ -261,7 +262,7 @@ class _Draft:
         """Put every new name on the disk, the deepest first."""
         if self._sync:
             for directory in (*reversed(self._directories), self.path.parent):
-                _sync_directory(directory)
+                sync_directory(directory)
 
 
 def _remove_directory(path: Path) -> None:
@@ -312,13 +313,5 @@ def open_regular(source: Path) -> Iterator[int]:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DropError("asset-invalid", f"the asset {str(source)!r} is not a regular file")
         yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from smdaemon import durable
+from smdaemon.durable import write_atomically
 from smdaemon.errors import DropError, EnvironmentFault
 from smdaemon.publish import local
-from smdaemon.publish.local import LocalStore, publish, write_atomically
+from smdaemon.publish.local import LocalStore, publish
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_whatever_has_the_versions_name_is_not_replaced(store, kind):
 
 def test_a_file_system_without_renameat2_is_served_by_rename(store, monkeypatch):
     """Where the kernel refuses the flag, existence is looked at first."""
-    monkeypatch.setattr(local, "_RENAME_NOREPLACE", 1 << 20)  # a flag that no kernel knows: EINVAL
+    monkeypatch.setattr(durable, "_RENAME_NOREPLACE", 1 << 20)  # a flag that no kernel knows: EINVAL
     store.commit(make_draft(store, "job1"), 1)
     with pytest.raises(DropError):
         store.commit(make_draft(store, "job2", b"new"), 1)
@@ -135,7 +137,7 @@ def test_an_error_of_the_rename_is_a_fault(store, monkeypatch):
         raise OSError(errno.EIO, "Input/output error", "target")
 
     draft = make_draft(store, "job1")
-    monkeypatch.setattr(local, "_rename_no_replace", refuse)
+    monkeypatch.setattr(local, "rename_no_replace", refuse)
     with pytest.raises(EnvironmentFault) as caught:
         store.commit(draft, 1)
     assert caught.value.code == "io-error"
