@@ -95,11 +95,15 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     devices: str = "keep"
     # a SavedModel that gives graph, signatures, functions and assets, the drop giving the values; empty for weights alone
     template: str = ""
-    # name in the drop -> name in the template, or the same with one * on each side
+    # a function bundle: JAX functions that become signatures, the drop giving their parameters; empty for none
+    function: str = ""
+    # the oldest release of TensorFlow that must run these functions, such as "2.19"; empty for the one that the bundle names
+    serving_tensorflow: str = ""
+    # name in the drop -> name in the template or of a parameter, or the same with one * on each side
     name_map: dict[str, str] = msgspec.field(default_factory=dict)
     # where a drop lacks a variable of the template: an error, or the template's value is kept
     missing: Literal["error", "keep"] = "error"
-    # where a drop has tensors that the template does not know (an optimizer's, say)
+    # where a drop has tensors that the template or the functions do not know (an optimizer's, say)
     unused: Literal["ignore", "error"] = "ignore"
     # signature name -> its inputs, outputs and method, by tensor names of the drop's graph
     signatures: dict[str, SignatureSettings] = msgspec.field(default_factory=dict)
@@ -287,6 +291,9 @@ def _check(config: Config, path: Path, lines: _Lines) -> None:
                 message = f"two models have the {key} {getattr(model, key)!r}"
                 raise refuse("config-conflict", f"{at}.{key}", message, f"give each model a {key} of its own")
             seen.add((key, value))
+        if model.function and (model.template or model.modes):
+            message = "function gives a graph, and so does template or modes"
+            raise refuse("config-conflict", f"{at}.function", message, "leave one of them out")
         if watch == publish or publish in watch.parents or (model.recursive and watch in publish.parents):
             message = f"watch {model.watch!r} and publish {model.publish!r} lie within each other"
             raise refuse("config-conflict", f"{at}.publish", message, "publish outside the watched directory")
@@ -314,6 +321,7 @@ def _absolute_model(model: ModelSettings, folder: Path) -> ModelSettings:
         watch=str(folder / model.watch),
         publish=str(folder / model.publish),
         template=model.template and str(folder / model.template),
+        function=model.function and str(folder / model.function),
         meta_graph=model.meta_graph and str(folder / model.meta_graph),
         warmup=model.warmup and str(folder / model.warmup),
         debug_info_map=model.debug_info_map and str(folder / model.debug_info_map),

@@ -199,6 +199,24 @@ CODES: dict[str, Code] = {
     "option-refused": Code(
         "an option of saving cannot be followed", "leave the option out; the message says why it cannot be followed"
     ),
+    "function-invalid": Code(
+        "a compiled function contradicts itself or the model it is of", "make the function bundle again"
+    ),
+    "function-unsupported": Code(
+        "a JAX function does what no TensorFlow runtime can do", "change the function as the message says"
+    ),
+    "function-too-new": Code(
+        "the release of TensorFlow that is to serve does not understand a compiled function",
+        "save it anew for that release, or name a later one as serving_tensorflow",
+    ),
+    "function-target-unknown": Code(
+        "smdaemon does not know what that release of TensorFlow can run",
+        "name 2.19, 2.20 or 2.21 as serving_tensorflow",
+    ),
+    "parameters-mismatch": Code(
+        "the tensors are not the parameters of the function",
+        "save the parameters that the function was described with, or give a name map",
+    ),
     # the environment: EnvironmentFault
     "disk-full": Code("no space is left where smdaemon writes", "free some space; smdaemon tries again by itself"),
     "quota-exceeded": Code("the disk quota is used up where smdaemon writes", "raise the quota or free some space"),

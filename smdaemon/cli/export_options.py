@@ -55,8 +55,12 @@ class GraphOptions:
         Tags of the meta graph (default: those of the graph that is exported, else serve).
     template
         A SavedModel that gives graph, signatures, functions and assets; SOURCE gives the values.
+    function
+        A function bundle: JAX functions that become signatures; SOURCE gives their parameters.
+    serving_tensorflow
+        The oldest release of TensorFlow that must run these functions (default: the one that the bundle names).
     name_map
-        OLD=NEW, a name in SOURCE and in the template, or both with one *; may be repeated.
+        OLD=NEW, a name in SOURCE and in the template or of a parameter, or both with one *; may be repeated.
     missing
         Where SOURCE lacks a variable of the template: fail, or keep the template's value.
     unused
@@ -94,6 +98,8 @@ class GraphOptions:
 
     tags: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None
     template: Path | None = None
+    function: Path | None = None
+    serving_tensorflow: str = ""
     name_map: _Repeated = None
     missing: Literal["error", "keep"] = "error"
     unused: Literal["ignore", "error"] = "ignore"
@@ -134,6 +140,8 @@ def plan_of(source: Path, tensors: TensorOptions, graph: GraphOptions, *, verify
         sync=sync,
         devices=graph.devices,
         template=graph.template,
+        function=graph.function,
+        serving_tensorflow=graph.serving_tensorflow,
         name_map=_pairs("--name-map", graph.name_map),
         missing=graph.missing,
         unused=graph.unused,

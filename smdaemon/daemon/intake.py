@@ -154,7 +154,7 @@ def resolved(request: ExportRequest, folder: Path, root: Path) -> ExportRequest:
         return str(_beneath(folder / path, root))
 
     made.source = beneath(request.source)
-    for name in ("template", "warmup", "debug_info_map", "meta_graph"):
+    for name in ("template", "function", "warmup", "debug_info_map", "meta_graph"):
         if getattr(request, name):
             setattr(made, name, beneath(getattr(request, name)))
     for destination, path in request.assets_extra.items():

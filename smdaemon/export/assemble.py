@@ -1,7 +1,7 @@
 """What goes into the SavedModel: the chosen tensors, and the graph that the plan gives them.
 
-Four ways lead there. Graphs of several modes share one set of values; a template gives graph and signatures to the source's
-values; a SavedModel, and a checkpoint with its `.meta`, bring a graph of their own; everything else is weights alone.
+Five ways lead there. Graphs of several modes share one set of values; a template gives graph and signatures to the source's
+values, and so do the functions of a bundle; a SavedModel, and a checkpoint with its `.meta`, bring a graph of their own; everything else is weights alone.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from smdaemon.savedmodel.constants import (
 from smdaemon.savedmodel.weights import weights_contents
 from smdaemon.savedmodel.writer import Contents
 from smdaemon.sources.base import Source
-from smdaemon.sources.files import source_fault
+from smdaemon.sources.files import read_whole, source_fault
 from smdaemon.sources.select import select
 from smdaemon.sources.tf_checkpoint import CheckpointSource
 from smdaemon.tensorbundle.tensors import Tensor, array_of
@@ -56,6 +56,8 @@ def assemble(plan: ExportPlan, source: Source, target: Path) -> Contents:
 def _with_graph(plan: ExportPlan, source: Source, tensors: Mapping[str, Tensor], target: Path) -> Contents:
     if plan.modes:
         return _of_modes(plan, tensors, target)
+    if plan.function is not None:
+        return _of_functions(plan, plan.function, tensors)
     if plan.template is not None:
         return _of_template(plan, plan.template, tensors)
     if source.format == SAVED_MODEL and plan.graph == "auto":
@@ -83,6 +85,23 @@ def _of_template(plan: ExportPlan, template: Path, tensors: Mapping[str, Tensor]
         strip_default_attrs=plan.strip_default_attrs,
         debug_info=plan.debug_info == "keep",
     )
+
+
+def _of_functions(plan: ExportPlan, path: Path, tensors: Mapping[str, Tensor]) -> Contents:
+    """JAX functions with the values of the source as their parameters."""
+    from smdaemon.savedmodel.function_bundle import decode_functions
+    from smdaemon.savedmodel.function_model import function_contents, parameter_values
+    from smdaemon.savedmodel.options import SaveOptions
+
+    _refuse_signatures(plan)
+    if plan.template is not None or plan.modes:
+        remedy = "leave out function, or template and modes"
+        raise DropError("request-invalid", "both functions and a template are to give the graph", remedy=remedy)
+    bundle = decode_functions(read_whole(path), str(path))
+    bundle.check(plan.serving_tensorflow)
+    values = parameter_values(bundle.parameters, tensors, name_map=plan.name_map, unused=plan.unused)
+    options = SaveOptions(save_debug_info=plan.debug_info == "keep" and bundle.has_debug_info)
+    return function_contents(bundle, values, tags=plan.tags or (SERVING,), options=options)
 
 
 def _of_checkpoint(plan: ExportPlan, source: CheckpointSource, tensors: Mapping[str, Tensor]) -> Contents:

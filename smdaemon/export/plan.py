@@ -54,6 +54,8 @@ class ExportPlan:
     sync: bool = True
     devices: str = "keep"
     template: Path | None = None
+    function: Path | None = None
+    serving_tensorflow: str = ""
     name_map: Mapping[str, str] = field(default_factory=dict)
     missing: str = "error"
     unused: str = "ignore"
@@ -75,6 +77,7 @@ class ExportPlan:
     def of(cls, source: Path, model: "ModelSettings", request: "ExportRequest") -> "ExportPlan":
         """The plan for `source`: what the request leaves open, the model decides. The request's paths are absolute."""
         template = request.template or model.template
+        function = request.function or model.function
         warmup = request.warmup or model.warmup
         signatures = request.signatures or model.signatures
         assets_extra = request.assets_extra or model.assets_extra
@@ -96,6 +99,8 @@ class ExportPlan:
             verify=model.verify,
             devices=request.devices or model.devices,
             template=Path(template) if template else None,
+            function=Path(function) if function else None,
+            serving_tensorflow=request.serving_tensorflow or model.serving_tensorflow,
             name_map=dict(request.name_map or model.name_map),
             missing=request.missing or model.missing,
             unused=request.unused or model.unused,
@@ -131,8 +136,7 @@ class ExportPlan:
             yield from (folder / "saved_model.pb", folder / "saved_model.pbtxt")
         yield Path(f"{self.source}.meta")
         yield self.source.with_suffix(".meta")
-        if self.meta_graph is not None:
-            yield self.meta_graph
+        yield from (path for path in (self.meta_graph, self.function) if path is not None)
 
 
 def check_choices(devices: str, io_device: str, where: str) -> None:

@@ -6,6 +6,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from smdaemon.proto.tensorflow import StructuredValue
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 import datetime
 
@@ -22,7 +23,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ..., retryable: _Optional[bool] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
-    __slots__ = ("model", "source", "format", "version", "tags", "include", "exclude", "rename", "separator", "shards", "devices", "template", "name_map", "missing", "unused", "signatures", "graph", "meta_graph", "prune", "main_op", "strip_default_attrs", "debug_info", "debug_info_map", "as_text", "assets_extra", "warmup", "io_device", "modes")
+    __slots__ = ("model", "source", "format", "version", "tags", "include", "exclude", "rename", "separator", "shards", "devices", "template", "name_map", "missing", "unused", "signatures", "graph", "meta_graph", "prune", "main_op", "strip_default_attrs", "debug_info", "debug_info_map", "as_text", "assets_extra", "warmup", "io_device", "modes", "function", "serving_tensorflow")
     class RenameEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +87,8 @@ class ExportRequest(_message.Message):
     WARMUP_FIELD_NUMBER: _ClassVar[int]
     IO_DEVICE_FIELD_NUMBER: _ClassVar[int]
     MODES_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    SERVING_TENSORFLOW_FIELD_NUMBER: _ClassVar[int]
     model: str
     source: str
     format: str
@@ -114,7 +117,9 @@ class ExportRequest(_message.Message):
     warmup: str
     io_device: str
     modes: _containers.MessageMap[str, ModeGraph]
-    def __init__(self, model: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., rename: _Optional[_Mapping[str, str]] = ..., separator: _Optional[str] = ..., shards: _Optional[int] = ..., devices: _Optional[str] = ..., template: _Optional[str] = ..., name_map: _Optional[_Mapping[str, str]] = ..., missing: _Optional[str] = ..., unused: _Optional[str] = ..., signatures: _Optional[_Mapping[str, Signature]] = ..., graph: _Optional[str] = ..., meta_graph: _Optional[str] = ..., prune: _Optional[bool] = ..., main_op: _Optional[str] = ..., strip_default_attrs: _Optional[bool] = ..., debug_info: _Optional[str] = ..., debug_info_map: _Optional[str] = ..., as_text: _Optional[bool] = ..., assets_extra: _Optional[_Mapping[str, str]] = ..., warmup: _Optional[str] = ..., io_device: _Optional[str] = ..., modes: _Optional[_Mapping[str, ModeGraph]] = ...) -> None: ...
+    function: str
+    serving_tensorflow: str
+    def __init__(self, model: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., rename: _Optional[_Mapping[str, str]] = ..., separator: _Optional[str] = ..., shards: _Optional[int] = ..., devices: _Optional[str] = ..., template: _Optional[str] = ..., name_map: _Optional[_Mapping[str, str]] = ..., missing: _Optional[str] = ..., unused: _Optional[str] = ..., signatures: _Optional[_Mapping[str, Signature]] = ..., graph: _Optional[str] = ..., meta_graph: _Optional[str] = ..., prune: _Optional[bool] = ..., main_op: _Optional[str] = ..., strip_default_attrs: _Optional[bool] = ..., debug_info: _Optional[str] = ..., debug_info_map: _Optional[str] = ..., as_text: _Optional[bool] = ..., assets_extra: _Optional[_Mapping[str, str]] = ..., warmup: _Optional[str] = ..., io_device: _Optional[str] = ..., modes: _Optional[_Mapping[str, ModeGraph]] = ..., function: _Optional[str] = ..., serving_tensorflow: _Optional[str] = ...) -> None: ...
 
 class Signature(_message.Message):
     __slots__ = ("inputs", "outputs", "method")
@@ -182,6 +187,96 @@ class ExportResult(_message.Message):
     error: Error
     mode_dirs: _containers.ScalarMap[str, str]
     def __init__(self, job: _Optional[int] = ..., model: _Optional[str] = ..., source: _Optional[str] = ..., state: _Optional[str] = ..., version: _Optional[int] = ..., export_dir: _Optional[str] = ..., tensors: _Optional[int] = ..., bytes: _Optional[int] = ..., seconds: _Optional[float] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., mode_dirs: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class FunctionBundle(_message.Message):
+    __slots__ = ("format", "functions", "parameters", "serving_tensorflow", "producer")
+    class FunctionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: ExportedFunction
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ExportedFunction, _Mapping]] = ...) -> None: ...
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    FUNCTIONS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    SERVING_TENSORFLOW_FIELD_NUMBER: _ClassVar[int]
+    PRODUCER_FIELD_NUMBER: _ClassVar[int]
+    format: int
+    functions: _containers.MessageMap[str, ExportedFunction]
+    parameters: _containers.RepeatedCompositeFieldContainer[FunctionTensor]
+    serving_tensorflow: str
+    producer: str
+    def __init__(self, format: _Optional[int] = ..., functions: _Optional[_Mapping[str, ExportedFunction]] = ..., parameters: _Optional[_Iterable[_Union[FunctionTensor, _Mapping]]] = ..., serving_tensorflow: _Optional[str] = ..., producer: _Optional[str] = ...) -> None: ...
+
+class FunctionTensor(_message.Message):
+    __slots__ = ("name", "dtype", "shape")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class FunctionOperand(_message.Message):
+    __slots__ = ("input", "parameter")
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    PARAMETER_FIELD_NUMBER: _ClassVar[int]
+    input: int
+    parameter: str
+    def __init__(self, input: _Optional[int] = ..., parameter: _Optional[str] = ...) -> None: ...
+
+class FunctionFrame(_message.Message):
+    __slots__ = ("file", "line", "column", "function")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    file: str
+    line: int
+    column: int
+    function: str
+    def __init__(self, file: _Optional[str] = ..., line: _Optional[int] = ..., column: _Optional[int] = ..., function: _Optional[str] = ...) -> None: ...
+
+class FunctionTrace(_message.Message):
+    __slots__ = ("frames",)
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    frames: _containers.RepeatedCompositeFieldContainer[FunctionFrame]
+    def __init__(self, frames: _Optional[_Iterable[_Union[FunctionFrame, _Mapping]]] = ...) -> None: ...
+
+class ExportedFunction(_message.Message):
+    __slots__ = ("module", "calling_convention_version", "platforms", "disabled_checks", "inputs", "outputs", "operands", "arguments", "returned", "attribute", "traces")
+    class TracesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: FunctionTrace
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FunctionTrace, _Mapping]] = ...) -> None: ...
+    MODULE_FIELD_NUMBER: _ClassVar[int]
+    CALLING_CONVENTION_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PLATFORMS_FIELD_NUMBER: _ClassVar[int]
+    DISABLED_CHECKS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    OPERANDS_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    RETURNED_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    TRACES_FIELD_NUMBER: _ClassVar[int]
+    module: bytes
+    calling_convention_version: int
+    platforms: _containers.RepeatedScalarFieldContainer[str]
+    disabled_checks: _containers.RepeatedScalarFieldContainer[str]
+    inputs: _containers.RepeatedCompositeFieldContainer[FunctionTensor]
+    outputs: _containers.RepeatedCompositeFieldContainer[FunctionTensor]
+    operands: _containers.RepeatedCompositeFieldContainer[FunctionOperand]
+    arguments: StructuredValue
+    returned: StructuredValue
+    attribute: str
+    traces: _containers.MessageMap[str, FunctionTrace]
+    def __init__(self, module: _Optional[bytes] = ..., calling_convention_version: _Optional[int] = ..., platforms: _Optional[_Iterable[str]] = ..., disabled_checks: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[FunctionTensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[FunctionTensor, _Mapping]]] = ..., operands: _Optional[_Iterable[_Union[FunctionOperand, _Mapping]]] = ..., arguments: _Optional[_Union[StructuredValue, _Mapping]] = ..., returned: _Optional[_Union[StructuredValue, _Mapping]] = ..., attribute: _Optional[str] = ..., traces: _Optional[_Mapping[str, FunctionTrace]] = ...) -> None: ...
 
 class Transition(_message.Message):
     __slots__ = ("seq", "state", "at", "reason")

@@ -61,13 +61,13 @@ def prune_debug_info(info: GraphDebugInfo | bytes, model: SavedModel) -> GraphDe
     """
     if isinstance(info, bytes):
         info = GraphDebugInfo.FromString(info)
-    nodes = _nodes_of(model)
+    nodes = _Nodes(model)
     pruned = GraphDebugInfo()
     for name, stack in info.traces.items():
-        if name in nodes:
+        if nodes.have(name):
             pruned.traces[name].CopyFrom(stack)
     for name, trace_id in info.name_to_trace_id.items():
-        if name in nodes and trace_id in info.traces_by_id:
+        if nodes.have(name) and trace_id in info.traces_by_id:
             pruned.name_to_trace_id[name] = trace_id
             pruned.traces_by_id[trace_id].CopyFrom(info.traces_by_id[trace_id])
     for stack in pruned.traces_by_id.values():
@@ -78,15 +78,28 @@ def prune_debug_info(info: GraphDebugInfo | bytes, model: SavedModel) -> GraphDe
     return pruned
 
 
-def _nodes_of(model: SavedModel) -> set[str]:
-    """The names of all nodes, as debug info has them; a graph's own nodes are found without the `@`, too."""
-    names: set[str] = set()
-    for meta_graph in model.meta_graphs:
-        for node in meta_graph.graph_def.node:
-            names |= {node.name, f"{node.name}@"}
-        for function in meta_graph.graph_def.library.function:
-            names |= {f"{node.name}@{function.signature.name}" for node in function.node_def}
-    return names
+class _Nodes:
+    """The nodes of a model, as debug info names them; a graph's own nodes are found without the `@`, too."""
+
+    def __init__(self, model: SavedModel) -> None:
+        self._names: set[str] = set()
+        self._modules: set[str] = set()
+        for meta_graph in model.meta_graphs:
+            for node in meta_graph.graph_def.node:
+                self._names |= {node.name, f"{node.name}@"}
+            for function in meta_graph.graph_def.library.function:
+                for node in function.node_def:
+                    name = f"{node.name}@{function.signature.name}"
+                    self._names.add(name)
+                    if node.op == "XlaCallModule":
+                        self._modules.add(name)
+
+    def have(self, name: str) -> bool:
+        """Whether this is a node, or an operation of a module that a node calls: `node/operation@function`."""
+        if name in self._names or not self._modules:
+            return name in self._names
+        inner, _, function = name.partition("@")
+        return f"{inner.partition('/')[0]}@{function}" in self._modules
 
 
 def _keep_files(info: GraphDebugInfo, pruned: GraphDebugInfo) -> None:

@@ -28,7 +28,8 @@ class GraphFunction:
 
     `function_def` takes `inputs`, then `captures`, and gives `outputs`, all in this order. A capture is a variable or a file of the
     object tree: the object itself or its path in the tree, such as `layer/kernel`. What a call returns is a dict of the
-    outputs by name, a tuple of them, or the only one (`returns`). `library` holds the functions that it calls in turn, `traces`
+    outputs by name, a tuple of them, or the only one (`returns`), or any structure of them (`returned`). What it is called with
+    is a tensor for each input, or by the names of `arguments` structures of them. `library` holds the functions that it calls in turn, `traces`
     where its nodes were made, `gradients` which functions of the library are gradients of which op types.
     """
 
@@ -41,6 +42,8 @@ class GraphFunction:
     returns: Literal["dict", "tuple", "tensor"] = "dict"
     traces: Mapping[str, Sequence[Frame]] = field(default_factory=dict)
     gradients: Sequence[RegisteredGradient | Message] = ()
+    arguments: Mapping[str, Any] | None = None
+    returned: Any = None
 
     def __post_init__(self) -> None:
         for what, specs in (("inputs", self.inputs), ("outputs", self.outputs)):
@@ -57,6 +60,20 @@ class GraphFunction:
         given = [dtype_enum(spec.dtype) for spec in self.outputs]
         if [argument.type for argument in signature.output_arg] != given:
             raise self._refused(f"it gives {[*signature.output_arg]}, and is said to give {given}")
+
+    @property
+    def called_with(self) -> Mapping[str, Any]:
+        """What a call takes: argument name -> structure of TensorSpecs, in the order of a positional call."""
+        return {spec.name: spec for spec in self.inputs} if self.arguments is None else self.arguments
+
+    @property
+    def result(self) -> Any:
+        """What a call returns: a structure of TensorSpecs."""
+        if self.returned is not None:
+            return self.returned
+        if self.returns == "dict":
+            return {spec.name: spec for spec in self.outputs}
+        return tuple(self.outputs) if self.returns == "tuple" else self.outputs[0]
 
     def definition(self) -> FunctionDef:
         """The function's definition, as a message of ours."""
@@ -76,28 +93,29 @@ class Captured:
 
 
 def wrapper(
-    name: str, function: GraphFunction, inputs: Iterable[TensorSpec], captured: Sequence[Captured], *, ordered: bool
+    name: str,
+    function: GraphFunction,
+    inputs: Iterable[TensorSpec],
+    outputs: Iterable[TensorSpec],
+    captured: Sequence[Captured],
 ) -> FunctionDef:
-    """A function of that name that calls `function` with `inputs`, all of its own in any order.
-
-    Its outputs are in the order of their names, or with `ordered` in the function's own order.
-    """
+    """A function of that name that calls `function`; it takes `inputs` and gives `outputs`, the function's own in any order."""
     made = FunctionDef()
     signature = made.signature
     signature.name, signature.is_stateful = name, True
     arguments: dict[str, str] = {}
     for number, spec in enumerate(inputs):
         arguments[spec.name] = f"input_{number}"
-        _add_argument(made, number, f"input_{number}", spec)
+        add_argument(made, number, f"input_{number}", spec)
     capture_names = []
     for number, capture in enumerate(captured):
         capture_names.append(f"capture_{number}")
-        _add_capture(made, f"capture_{number}", capture)
+        add_capture(made, f"capture_{number}", capture)
     called = made.node_def.add()
     called.name, called.op = "call", "StatefulPartitionedCall"
     called.input.extend([*(arguments[spec.name] for spec in function.inputs), *capture_names])
     fill_call(called.attr, function.definition().signature)
-    for number, spec in enumerate(outputs_of(function, ordered=ordered)):
+    for number, spec in enumerate(outputs):
         _add_output(made, number, spec, [*function.outputs].index(spec))
     signature.control_output.append("call")
     made.control_ret["call"] = "call"
@@ -112,12 +130,8 @@ def fill_call(attrs: Any, signature: OpDef) -> None:
         attrs[name].list.type.extend(argument.type for argument in arguments)
 
 
-def outputs_of(function: GraphFunction, *, ordered: bool) -> list[TensorSpec]:
-    """The outputs as a wrapper gives them: in the function's order, or sorted by name, as a dict is taken apart."""
-    return list(function.outputs) if ordered else sorted(function.outputs, key=lambda spec: spec.name)
-
-
-def _add_argument(made: FunctionDef, number: int, name: str, spec: TensorSpec) -> None:
+def add_argument(made: FunctionDef, number: int, name: str, spec: TensorSpec) -> None:
+    """Have the function take a tensor, its argument of that number."""
     argument = made.signature.input_arg.add()
     argument.name, argument.type = name, dtype_enum(spec.dtype)
     attrs = made.arg_attr[number].attr
@@ -125,7 +139,8 @@ def _add_argument(made: FunctionDef, number: int, name: str, spec: TensorSpec) -
     attrs["_output_shapes"].list.shape.append(shape_proto(spec.shape))
 
 
-def _add_capture(made: FunctionDef, name: str, captured: Captured) -> None:
+def add_capture(made: FunctionDef, name: str, captured: Captured) -> None:
+    """Have the function take what it captures."""
     argument = made.signature.input_arg.add()
     argument.name, argument.type = name, dtype_enum(RESOURCE if captured.resource else captured.spec.dtype)
     if captured.resource:
@@ -152,16 +167,11 @@ def concrete_function(
     """How a wrapper is called: with keywords only if it is a signature's, else with positions; and what it returns."""
     if is_signature:
         arguments: Any = ((), {spec.name: spec for spec in function.inputs})
+        result: Any = {spec.name: spec for spec in function.outputs}
     else:
-        arguments = (tuple(function.inputs), {})
+        arguments, result = (tuple(function.called_with.values()), {}), function.result
     return SavedConcreteFunction(
         bound_inputs=[capture.node_id for capture in captured],
         canonicalized_input_signature=encoded(arguments),
-        output_signature=encoded(_returned(function, "dict" if is_signature else function.returns)),
+        output_signature=encoded(result),
     )
-
-
-def _returned(function: GraphFunction, returns: str) -> Any:
-    if returns == "dict":
-        return {spec.name: spec for spec in function.outputs}
-    return tuple(function.outputs) if returns == "tuple" else function.outputs[0]

@@ -15,13 +15,12 @@ from smdaemon.savedmodel.functions import (
     GraphFunction,
     concrete_function,
     fill_call,
-    outputs_of,
     wrapper,
 )
 from smdaemon.savedmodel.restore_graph import GRAPH_PRODUCER
 from smdaemon.savedmodel.savers import HANDLE_OP, GraphVariable, add_saver
 from smdaemon.savedmodel.signatures import op_signature_def
-from smdaemon.savedmodel.structure import TensorSpec
+from smdaemon.savedmodel.structure import TensorSpec, flattened
 from smdaemon.savedmodel.tensor_info import dtype_enum, shape_proto
 from smdaemon.savedmodel.trackable import Node, NodeKind, ObjectTree, SavedValue, legal_name
 from smdaemon.tensorbundle.dtypes import STRING
@@ -52,10 +51,12 @@ class ModelGraph:
         self._wrappers += 1
         name = f"__inference_{kind}{function.name}_{self._wrappers}"
         captured = [self._captured(function, capture) for capture in function.captures]
-        inputs = _by_name(function.inputs) if as_signature else function.inputs
-        ordered = not as_signature and function.returns != "dict"
+        if as_signature:
+            inputs, outputs = _by_name(function.inputs), _by_name(function.outputs)
+        else:
+            inputs, outputs = flattened(tuple(function.called_with.values())), flattened(function.result)
         self._add_definitions([function.function_def, *function.library])
-        self._add_definitions([wrapper(name, function, inputs, captured, ordered=ordered)])
+        self._add_definitions([wrapper(name, function, inputs, outputs, captured)])
         gradients = self._graph.library.registered_gradients
         for gradient in function.gradients:
             made = RegisteredGradient.FromString(gradient.SerializeToString())
@@ -68,7 +69,7 @@ class ModelGraph:
 
     def add_signature(self, key: str, function: GraphFunction, called: str) -> None:
         """Add a placeholder for each input, the call of the wrapper `called`, and the SignatureDef of both."""
-        inputs, outputs = _by_name(function.inputs), outputs_of(function, ordered=False)
+        inputs, outputs = _by_name(function.inputs), _by_name(function.outputs)
         signature = self._meta_graph.signature_def[key]
         signature.method_name = PREDICT_METHOD_NAME
         sources = []

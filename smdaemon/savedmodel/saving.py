@@ -5,6 +5,7 @@ save(model, "exports/1", signatures=model.predict)
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from smdaemon.savedmodel.options import SaveOptions, check_namespaces, refuse, s
 from smdaemon.savedmodel.sharding import sharded
 from smdaemon.savedmodel.signatures import build_signature_def
 from smdaemon.savedmodel.signatures_request import SignatureRequest, signature_defs
+from smdaemon.savedmodel.structure import flattened
 from smdaemon.savedmodel.tensor_info import GraphTensors, build_tensor_info, dtype_enum, shape_proto
 from smdaemon.savedmodel.trackable import Node, NodeKind, ObjectTree, SavedValue
 from smdaemon.savedmodel.values import StringScalar
@@ -72,11 +74,39 @@ def save(
     reserved, `savedmodel-inconsistent` for a function that captures what is not in the tree.
     """
     options = options or SaveOptions()
+    contents, devices = _contents(obj, signatures, options, (SERVING,))
+    placed: int | Sequence[Sequence[ShardItem]] = shards
+    if options.experimental_sharding_callback is not None:
+        tensors, placed = sharded(dict(contents.tensors), options.experimental_sharding_callback, devices)
+        contents = replace(contents, tensors=tensors)
+    Path(export_dir).parent.mkdir(parents=True, exist_ok=True)
+    return write_saved_model(Path(export_dir), contents, shards=placed, on_bytes=on_bytes, sync=sync, into_empty=True)
+
+
+def saved_contents(
+    obj: Any,
+    signatures: GraphFunction | Mapping[str, GraphFunction] | None = None,
+    options: SaveOptions | None = None,
+    *,
+    tags: Sequence[str] = (SERVING,),
+) -> Contents:
+    """What `save` writes, under `tags` and those of the options; a sharding callback among these is not asked."""
+    return _contents(obj, signatures, options or SaveOptions(), tags)[0]
+
+
+def _contents(
+    obj: Any,
+    signatures: GraphFunction | Mapping[str, GraphFunction] | None,
+    options: SaveOptions,
+    tags: Sequence[str],
+) -> tuple[Contents, dict[str, str]]:
+    """The contents, and the device of each variable by its key."""
     named = _named(signatures)
     tree = ObjectTree(obj)
     assets = AssetFiles()
     asset_names = {node.number: assets.add(Path(node.value.path)) for node in tree.of_kind(NodeKind.ASSET)}
     meta_graph = MetaGraphDef()
+    meta_graph.meta_info_def.tags.extend(dict.fromkeys([*tags, *options.extra_tags]))
     graph = ModelGraph(meta_graph, tree, asset_names)
     wrappers = _add_functions(graph, tree, named)
     if not options.experimental_skip_saver:
@@ -86,14 +116,9 @@ def save(
     _finish(meta_graph, options, wrappers)
     tensors: dict[str, Tensor | PartitionedTensor] = {value.key: value.tensor for value in tree.variables}
     tensors[OBJECT_GRAPH_KEY] = StringScalar(deterministic(_trackable(tree)))
-    placed: int | Sequence[Sequence[ShardItem]] = shards
-    if options.experimental_sharding_callback is not None:
-        devices = {value.key: value.device for value in tree.variables}
-        tensors, placed = sharded(tensors, options.experimental_sharding_callback, devices)
     model = saved_model_of([meta_graph])
     contents = Contents(model, tensors, assets.files, debug_info=_debug_info(model, tree, named, options))
-    Path(export_dir).parent.mkdir(parents=True, exist_ok=True)
-    return write_saved_model(Path(export_dir), contents, shards=placed, on_bytes=on_bytes, sync=sync, into_empty=True)
+    return contents, {value.key: value.device for value in tree.variables}
 
 
 def simple_save(
@@ -257,11 +282,15 @@ def _fill_function(made: SavedObject, node: Node, tree: ObjectTree) -> None:
     trace = node.children["trace_0"]
     made.dependencies.add(node_id=trace, local_name="trace_0")
     made.function.concrete_functions.append(tree.nodes[trace].value["name"])
-    made.function.function_spec.CopyFrom(function_spec([spec.name for spec in node.value.inputs]))
+    made.function.function_spec.CopyFrom(function_spec([*node.value.called_with]))
 
 
 def _fill_concrete(made: SavedObject, trace: _Trace) -> None:
-    names = [spec.name for spec in trace["function"].inputs]
+    function = trace["function"]
+    names = [
+        spec.name
+        for spec in (function.inputs if trace["is_signature"] else flattened((*function.called_with.values(),)))
+    ]
     concrete = made.bare_concrete_function
     concrete.concrete_function_name = trace["name"]
     if trace["is_signature"]:
@@ -270,7 +299,7 @@ def _fill_concrete(made: SavedObject, trace: _Trace) -> None:
     else:
         concrete.argument_keywords.extend(names)
         concrete.allowed_positional_arguments = len(names)
-        concrete.function_spec.CopyFrom(function_spec(names))
+        concrete.function_spec.CopyFrom(function_spec([*function.called_with]))
 
 
 def _trackable(tree: ObjectTree) -> TrackableObjectGraph:
@@ -301,7 +330,6 @@ def _finish(meta_graph: MetaGraphDef, options: SaveOptions, wrappers: Mapping[st
         if options.experimental_io_device and node.op in {"SaveV2", "RestoreV2"}:
             node.device = options.experimental_io_device
     strip_default_attrs(meta_graph)
-    about.tags.extend(dict.fromkeys([SERVING, *options.extra_tags]))
     about.tensorflow_version = TENSORFLOW_VERSION
     about.stripped_default_attrs = True
     for alias, function in options.function_aliases.items():

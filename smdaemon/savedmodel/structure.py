@@ -3,7 +3,7 @@
 Format: `struct.proto`. Lists, tuples, dicts, numbers and strings become Python's; dtypes become their names, shapes tuples.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,22 @@ class NamedTuple:
 
     name: str
     fields: dict[str, Any]
+
+
+def flattened(structure: Any) -> list[TensorSpec]:
+    """The TensorSpecs of a structure in the order in which TensorFlow takes it apart: dicts by their sorted keys."""
+    match structure:
+        case TensorSpec():
+            return [structure]
+        case NamedTuple():
+            items: Iterable[Any] = structure.fields.values()
+        case dict():
+            items = (structure[key] for key in sorted(structure))
+        case list() | tuple():
+            items = structure
+        case _:
+            return []
+    return [spec for item in items for spec in flattened(item)]
 
 
 def decoded(value: StructuredValue, depth: int = 0) -> Any:

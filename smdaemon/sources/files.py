@@ -130,6 +130,15 @@ class SourceFile:
         )
 
 
+def read_whole(path: Path) -> bytes:
+    """The content of a regular file; DropError or EnvironmentFault where it cannot be read."""
+    file = SourceFile(path)
+    try:
+        return file.read(0, file.size)
+    finally:
+        file.close()
+
+
 def stat_of(path: Path, *, follow: bool = True) -> os.stat_result:
     """The status of a path of the source; DropError or EnvironmentFault where it has none."""
     try:

@@ -1,0 +1,116 @@
+"""Compiled functions and the values of their parameters as one SavedModel: variables in a tree, functions beside them."""
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from smdaemon.errors import DropError
+from smdaemon.savedmodel.constants import SERVING
+from smdaemon.savedmodel.exported_function import graph_function
+from smdaemon.savedmodel.function_bundle import FunctionBundle
+from smdaemon.savedmodel.functions import GraphFunction
+from smdaemon.savedmodel.mismatch import Mismatch
+from smdaemon.savedmodel.name_map import VALUE_SUFFIX, NameMap, Names, match
+from smdaemon.savedmodel.object_graph import is_trainable
+from smdaemon.savedmodel.options import SaveOptions
+from smdaemon.savedmodel.saving import saved_contents
+from smdaemon.savedmodel.structure import TensorSpec
+from smdaemon.savedmodel.trackable import Variable
+from smdaemon.savedmodel.tree import Branch, Kind, Leaf, nest
+from smdaemon.savedmodel.writer import Contents
+from smdaemon.tensorbundle.tensors import Tensor
+
+
+def function_contents(
+    bundle: FunctionBundle,
+    values: Mapping[str, Tensor],
+    *,
+    tags: Sequence[str] = (SERVING,),
+    options: SaveOptions | None = None,
+) -> Contents:
+    """The contents of the SavedModel of the bundle's functions, with the value of each parameter by its name.
+
+    Variables lie in a tree as their names say (see `tree.nest`) and are stored once, however many functions use them. Each
+    function is a signature, and where it has an attribute's name it can be called by that on the loaded model.
+
+    Raises DropError: `parameters-mismatch` for values that are missing or of another dtype or shape, `name-clash` where a function
+    has the name of a parameter, and what `graph_function`, `nest` and `saved_contents` raise.
+    """
+    check_values(bundle, values)
+    parameters = {spec.name: spec for spec in bundle.parameters}
+    variables: dict[int, Variable] = {}  # a value that has two names is one variable
+    for name in parameters:
+        variables.setdefault(id(values[name]), Variable(values[name], trainable=is_trainable(values[name].dtype)))
+    root = _objects(nest(parameters, "/").root, {name: variables[id(values[name])] for name in parameters})
+    signatures: dict[str, GraphFunction] = {}
+    for number, (key, function) in enumerate(bundle.functions.items()):
+        made = signatures[key] = graph_function(function, parameters, number)
+        if function.attribute:
+            if hasattr(root, function.attribute):
+                raise DropError("name-clash", f"{function.attribute!r} is the name of a function and of a parameter")
+            setattr(root, function.attribute, made)
+    return saved_contents(root, signatures, options, tags=tags)
+
+
+def _objects(branch: Branch, variables: Mapping[str, Variable]) -> Any:
+    """The objects that a loaded model has: dicts, lists, and namespaces where every name can be an attribute."""
+    made = {
+        name: variables[child.name] if isinstance(child, Leaf) else _objects(child, variables)
+        for name, child in branch.children.items()
+    }
+    if branch.kind is Kind.LIST:
+        return [*made.values()]
+    return made if branch.kind is Kind.DICT else SimpleNamespace(**made)
+
+
+def check_values(bundle: FunctionBundle, values: Mapping[str, Tensor]) -> None:
+    """Mismatch `parameters-mismatch` unless there is a value of the right dtype and shape for every parameter."""
+    problems = [
+        f"no tensor is the parameter {spec.name!r}"
+        if spec.name not in values
+        else f"{spec.name!r} is {values[spec.name].dtype} of {values[spec.name].shape}, and was {spec.dtype} of {spec.shape}"
+        for spec in bundle.parameters
+        if spec.name not in values
+        or (values[spec.name].dtype.name, values[spec.name].shape) != (spec.dtype, spec.shape)
+    ]
+    if problems:
+        raise Mismatch("parameters-mismatch", "the tensors do not fit the functions", problems)
+
+
+def parameter_values(
+    parameters: Sequence[TensorSpec],
+    tensors: Mapping[str, Tensor],
+    *,
+    name_map: Mapping[str, str] | None = None,
+    unused: str = "ignore",
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by the names of the parameters that they are; matched as name_map.py tells.
+
+    Raises Mismatch `parameters-mismatch` for parameters without a tensor, and with `unused` "error" for tensors that are no parameter.
+    """
+    names = Names((spec.name + VALUE_SUFFIX for spec in parameters), None)
+    found = match(names, tensors, NameMap(name_map))
+    problems = found.problems
+    values: dict[str, Tensor] = {}
+    for spec in parameters:
+        pieces = found.values.get(spec.name + VALUE_SUFFIX)
+        if pieces is None:
+            problems.append(f"no tensor is the parameter {spec.name!r}{_hint(spec.name, tensors)}")
+        elif len(pieces) > 1:
+            problems.append(f"the parameter {spec.name!r} is in {len(pieces)} partitions")
+        else:
+            values[spec.name] = tensors[pieces[0][0]]
+    if unused == "error":
+        problems += [f"the tensor {name!r} is no parameter" for name in sorted(found.unused)]
+    if problems:
+        raise Mismatch("parameters-mismatch", "the tensors do not fit the functions", problems)
+    return values
+
+
+def _hint(name: str, tensors: Mapping[str, Tensor]) -> str:
+    """Where the tensors have the same name beneath others, the name map that would fit."""
+    for given in sorted(tensors):
+        prefix = given.removesuffix(name)
+        if prefix != given and prefix.endswith(("/", ".")):
+            return f" (there is {given!r}: a name map of '{prefix}*' to '*' would take it)"
+    return ""

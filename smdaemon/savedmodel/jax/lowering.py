@@ -1,0 +1,180 @@
+"""StableHLO as JAX exports it, made fit for a release of TensorFlow.
+
+JAX writes modules for releases of itself. TensorFlow's XlaCallModule is older, so a module is written anew in the StableHLO that the
+target understands, without what only JAX's own runtime needs:
+
+- composites become calls of what they stand for: TensorFlow runs no composite whose shapes are found at the call;
+- donated arguments are kept: a variable's value is not the module's to overwrite;
+- Shardy's annotations go: the module is for one device;
+- locations (paths of the trainer's machine) go, and are kept as debug info where that is asked for.
+
+Custom calls that TensorFlow's XLA does not have are refused by name. Needs jaxlib.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from smdaemon.errors import DropError
+from smdaemon.savedmodel.debug_info import Frame
+from smdaemon.savedmodel.exported_function import CALL_NODE
+from smdaemon.savedmodel.serving_target import CUSTOM_CALLS, ServingTarget
+
+_PASSES = "builtin.module(func.func(stablehlo-legalize-composite-to-call),strip-debuginfo)"
+_DONATION = ("tf.aliasing_output", "jax.buffer_donor")
+_SHARDY = "sdy"
+_FRAME = re.compile(r'"((?:[^"\\]|\\.)*)"\("((?:[^"\\]|\\.)*)":(\d+):(\d+)')
+
+
+class StableHlo:
+    """A module that is being made fit; `name` is what errors call its function."""
+
+    def __init__(self, name: str, artifact: bytes) -> None:
+        from jax.interpreters import mlir
+        from jaxlib.mlir import ir
+        from jaxlib.mlir.dialects import stablehlo
+
+        self._name = name
+        self._stablehlo = stablehlo
+        self._ir = ir
+        self._context = mlir.make_ir_context()
+        with self._context:
+            self._module = stablehlo.deserialize_portable_artifact(self._context, artifact)
+
+    def check_custom_calls(self, allowed: Collection[str]) -> None:
+        """DropError `function-unsupported` for custom calls that neither TensorFlow has nor the caller allows."""
+        targets = {
+            str(operation.attributes["call_target_name"].value)
+            for operation in self._operations()
+            if operation.name == "stablehlo.custom_call"
+        }
+        unknown = sorted(targets - CUSTOM_CALLS - set(allowed))
+        if unknown:
+            listed = ", ".join(map(repr, unknown))
+            raise DropError(
+                "function-unsupported",
+                f"the function {self._name!r} calls {listed}, which TensorFlow does not have",
+                remedy=_remedy(unknown),
+            )
+
+    def traces(self) -> dict[str, list[Frame]]:
+        """Where each operation was made, by a name for it beneath the node that calls the module; outermost call first.
+
+        Under the node's own name stands what all of them have in common.
+        """
+        traces: dict[str, list[Frame]] = {}
+        for number, operation in enumerate(self._operations()):
+            frames = _frames(str(operation.location))
+            if frames and operation.name.startswith("stablehlo."):
+                traces[f"{CALL_NODE}/{operation.name.removeprefix('stablehlo.')}_{number}"] = frames
+        if traces:
+            traces[CALL_NODE] = _common([*traces.values()])
+        return traces
+
+    def written_for(self, target: ServingTarget) -> bytes:
+        """The module as a portable artifact that the target understands.
+
+        DropError `function-unsupported` where an operation of it has no form there.
+        """
+        from jaxlib.mlir import passmanager
+
+        with self._context, self._ir.Location.unknown():
+            _register_passes(self._stablehlo)
+            self._drop_annotations()
+            passmanager.PassManager.parse(_PASSES).run(self._module.operation)
+            try:
+                written: bytes = self._stablehlo.serialize_portable_artifact(self._module, target.stablehlo)
+            except (ValueError, RuntimeError) as error:
+                raise DropError(
+                    "function-unsupported",
+                    f"the function {self._name!r} cannot be written for TensorFlow {target.tensorflow}, whose StableHLO is "
+                    f"{target.stablehlo}: {error}; its operations are {', '.join(self._kinds())}",
+                    remedy="name a later release as serving_tensorflow, or change the function",
+                ) from error
+        return written
+
+    def _operations(self) -> list[Any]:
+        found: list[Any] = []
+
+        def note(operation: Any) -> Any:
+            found.append(operation.operation)
+            return self._ir.WalkResult.ADVANCE
+
+        with self._context:
+            self._module.operation.walk(note)
+        return found
+
+    def _kinds(self) -> list[str]:
+        return sorted({operation.name.removeprefix("stablehlo.") for operation in self._operations()})
+
+    def _drop_annotations(self) -> None:
+        """Donations and sharding, wherever they stand."""
+        ir = self._ir
+        for operation in self._operations():
+            if operation.name == "func.func":
+                for key in ("arg_attrs", "res_attrs"):
+                    if key in operation.attributes:
+                        operation.attributes[key] = ir.ArrayAttr.get(
+                            [_kept(ir, each) for each in operation.attributes[key]]
+                        )
+            for name in [name for name in map(_name_of, operation.attributes) if _is_shardy(name)]:
+                del operation.attributes[name]
+        for operation in self._operations():
+            if operation.name == f"{_SHARDY}.sharding_constraint":
+                operation.results[0].replace_all_uses_with(operation.operands[0])
+            if operation.name in {f"{_SHARDY}.sharding_constraint", f"{_SHARDY}.mesh"}:
+                operation.erase()
+
+
+def _kept(ir: Any, attributes: Any) -> Any:
+    """The attributes of an argument or a result that TensorFlow is given."""
+    names = [name for name in map(_name_of, attributes) if name not in _DONATION and not _is_shardy(name)]
+    return ir.DictAttr.get({name: attributes[name] for name in names})
+
+
+def _name_of(item: Any) -> str:
+    """The name of an attribute; going through them gives names in some releases of jaxlib, named attributes in others."""
+    return item if isinstance(item, str) else str(item.name)
+
+
+def _is_shardy(name: str) -> bool:
+    return name.startswith(f"{_SHARDY}.")
+
+
+_registered: list[bool] = []
+
+
+def _register_passes(stablehlo: Any) -> None:
+    """StableHLO's passes, once a process."""
+    if not _registered:
+        stablehlo.register_stablehlo_passes()
+        _registered.append(True)
+
+
+def _frames(location: str) -> list[Frame]:
+    """The stack in a location as MLIR prints it, `"f"("file":line:column ...`, innermost first there."""
+    frames = [
+        Frame(file, int(line), function, column=int(column))
+        for function, file, line, column in _FRAME.findall(location)
+    ]
+    return frames[::-1]
+
+
+def _common(stacks: Sequence[Sequence[Frame]]) -> list[Frame]:
+    """The outermost frames that all stacks share, but for their lines: the function that they end in may have several."""
+    shared: list[Frame] = []
+    for frames in zip(*stacks, strict=False):
+        if len({(frame.file, frame.function) for frame in frames}) > 1:
+            break
+        shared.append(frames[0])
+    return shared
+
+
+def _remedy(targets: Sequence[str]) -> str:
+    if any(target.startswith("lapack_") for target in targets):
+        return "compute matrix decompositions outside of the function, or write them without jax.numpy.linalg"
+    if any("callback" in target for target in targets):
+        return "remove debug prints and callbacks from the function"
+    return (
+        "change the function, export it for other platforms, or allow it with allow_custom_calls if the server has it"
+    )

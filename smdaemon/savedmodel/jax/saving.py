@@ -1,0 +1,188 @@
+"""`save`, which writes JAX functions and their parameters as a SavedModel, and `describe`, which makes a function bundle of them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from smdaemon.errors import DropError
+from smdaemon.savedmodel.constants import DEFAULT_SERVING_SIGNATURE_DEF_KEY, SERVING
+from smdaemon.savedmodel.exported_function import ExportedFunction
+from smdaemon.savedmodel.function_bundle import FunctionBundle, encode_functions
+from smdaemon.savedmodel.function_model import function_contents
+from smdaemon.savedmodel.jax import tracing
+from smdaemon.savedmodel.jax.pytrees import named_leaves
+from smdaemon.savedmodel.options import SaveOptions
+from smdaemon.savedmodel.serving_target import DEFAULT_SERVING, serving_target
+from smdaemon.savedmodel.values import tensor_of
+from smdaemon.savedmodel.writer import WrittenModel, write_saved_model
+from smdaemon.tensorbundle.tensors import Tensor
+
+PLATFORMS = ("cpu", "cuda")
+"""Where an export runs unless it says otherwise: where TensorFlow Serving does."""
+
+GRADIENT_SUFFIX = "_gradient"
+"""What is put behind a signature's key for that of its gradient."""
+
+
+@dataclass(frozen=True)
+class SavedFunctions:
+    """What `save` wrote: the files, the signature keys, and of each key whether there is a gradient, or why there is none."""
+
+    written: WrittenModel
+    signatures: tuple[str, ...]
+    gradients: Mapping[str, str]
+
+
+def save(
+    fn: Any,
+    params: Any,
+    export_dir: str | Path,
+    inputs: Any = None,
+    *,
+    platforms: Sequence[str] = PLATFORMS,
+    serving_tensorflow: str = DEFAULT_SERVING,
+    vjp_order: int = 0,
+    allow_custom_calls: Sequence[str] = (),
+    tags: Sequence[str] = (SERVING,),
+    options: SaveOptions | None = None,
+    shards: int = 1,
+    on_bytes: Callable[[int], None] | None = None,
+    sync: bool = True,
+) -> SavedFunctions:
+    """Write `fn(params, **inputs)` as the SavedModel `export_dir`, which must not exist or be empty.
+
+    `fn` is a function (jitted or not), a `jax.export.Exported` or its serialised bytes, or a mapping of signature keys to these; a
+    single one is `serving_default`, and the loaded model itself can be called. Functions of a mapping are attributes of the loaded model, by
+    their keys. `params` is any pytree of arrays; each becomes a variable, named by its path ("layers/0/kernel").
+
+    `inputs` are the function's arguments by name (or a sequence, for positional arguments): arrays, `jax.ShapeDtypeStruct` or pytrees
+    of them; sizes may be symbolic (`symbolic`). What is no array is static: a Python value that the function is compiled with. With
+    several functions, `inputs` are by signature key. An `Exported` has its own. Nested inputs and outputs are named by their paths,
+    "obs/image".
+
+    The model runs on `platforms` (cpu, cuda, rocm, tpu) and on TensorFlow `serving_tensorflow` or later. `vjp_order` of 1 adds, for each
+    signature, one with "_gradient" behind its key: it takes the inputs and the gradient of each output ("gradient/output_0") and
+    gives the gradients of inputs ("x") and parameters ("params/layers/0/kernel"). `allow_custom_calls` names custom calls that the
+    server has and TensorFlow has not. With `options.save_debug_info`, the lines of the JAX source that made each operation are kept.
+    `shards`, `on_bytes` and `sync` are those of `write_saved_model`.
+
+    Raises DropError before anything is written: `function-unsupported` with what no TensorFlow can run (callbacks, LAPACK, several devices,
+    text), `function-target-unknown`, `function-invalid`, `parameters-mismatch` for an `Exported` of other parameters, `dtype-unsupported`, `name-clash`.
+    What the function itself raises while it is traced comes as it is.
+    """
+    options = options or SaveOptions()
+    leaves = named_leaves(params, tracing.PARAMETERS)
+    # JAX has several names for one array where weights are tied; it is stored once
+    tensors: dict[int, Tensor] = {id(leaf): _tensor(leaf) for leaf in leaves.values()}
+    bundle, gradients = _compiled(
+        fn,
+        params,
+        inputs,
+        tracing.Wanted(
+            serving_target(serving_tensorflow), tuple(platforms), tuple(allow_custom_calls), options.save_debug_info
+        ),
+        vjp_order,
+    )
+    values = {name: tensors[id(leaf)] for name, leaf in leaves.items()}
+    contents = function_contents(bundle, values, tags=tags, options=options)
+    Path(export_dir).parent.mkdir(parents=True, exist_ok=True)
+    written = write_saved_model(
+        Path(export_dir), contents, shards=shards, on_bytes=on_bytes, sync=sync, into_empty=True
+    )
+    return SavedFunctions(written, tuple(bundle.functions), gradients)
+
+
+def describe(
+    fn: Any,
+    params: Any,
+    inputs: Any = None,
+    *,
+    platforms: Sequence[str] = PLATFORMS,
+    serving_tensorflow: str = DEFAULT_SERVING,
+    vjp_order: int = 0,
+    allow_custom_calls: Sequence[str] = (),
+    debug_info: bool = False,
+) -> bytes:
+    """The function bundle of what `save` takes: everything of the SavedModel but the values.
+
+    Write it to a file once, and name that file as `function` of a model in smdaemon's configuration: each checkpoint of the
+    parameters becomes a servable version. `params` may be shapes (`jax.eval_shape`) instead of arrays. Raises DropError as `save`.
+    """
+    wanted = tracing.Wanted(serving_target(serving_tensorflow), tuple(platforms), tuple(allow_custom_calls), debug_info)
+    return encode_functions(_compiled(fn, params, inputs, wanted, vjp_order)[0])
+
+
+def symbolic(shape: str, dtype: Any, like: Any = None) -> Any:
+    """A `jax.ShapeDtypeStruct` with sizes that may differ from call to call, as `symbolic("batch, 784", "float32")`.
+
+    Sizes of one name are equal in all inputs that are made `like` one another: `like` is a `ShapeDtypeStruct` made before.
+    """
+    import jax
+
+    scope = None
+    if like is not None:
+        scope = next((size.scope for size in like.shape if hasattr(size, "scope")), None)
+    return jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape, scope=scope), dtype)
+
+
+def _compiled(
+    fn: Any, params: Any, inputs: Any, wanted: tracing.Wanted, vjp_order: int
+) -> tuple[FunctionBundle, dict[str, str]]:
+    """The functions for the target, with their gradients as far as there are any, and what became of each gradient."""
+    import jax
+
+    parameters = {
+        name: tracing.tensor_spec(name, _shaped(leaf))
+        for name, leaf in named_leaves(params, tracing.PARAMETERS).items()
+    }
+    functions: dict[str, ExportedFunction] = {}
+    gradients: dict[str, str] = {}
+    for key, attribute, function, own_inputs in _named(fn, inputs):
+        exported = tracing.exported(key, function, params, own_inputs, wanted)
+        names = [*own_inputs] if isinstance(own_inputs, Mapping) else tracing.parameter_names(function)
+        made = tracing.compiled(key, exported, parameters, names, wanted)
+        functions[key] = replace(made, attribute=attribute)
+        if vjp_order:
+            try:
+                gradient_key = key + GRADIENT_SUFFIX
+                derivative = tracing.gradient_of(key, exported, names, wanted)
+                functions[gradient_key] = tracing.compiled(gradient_key, derivative, parameters, names, wanted)
+                gradients[key] = f"signature {gradient_key!r}"
+            except DropError as error:
+                gradients[key] = f"none: {error.message}"
+        else:
+            gradients[key] = "none: not asked for (vjp_order=1)"
+    return (
+        FunctionBundle(functions, tuple(parameters.values()), wanted.target.tensorflow, f"jax {jax.__version__}"),
+        gradients,
+    )
+
+
+def _named(fn: Any, inputs: Any) -> Iterable[tuple[str, str, Any, Any]]:
+    """Signature key, attribute's name, function and inputs of each function."""
+    if not isinstance(fn, Mapping):
+        return [(DEFAULT_SERVING_SIGNATURE_DEF_KEY, "__call__", fn, inputs)]
+    if not fn:
+        raise DropError("function-invalid", "there is no function to save")
+    unknown = sorted((inputs or {}).keys() - fn.keys())
+    if unknown:
+        raise DropError("function-invalid", f"there are inputs of {unknown[0]!r}, which is none of the functions")
+    return [(key, key if key.isidentifier() else "", function, (inputs or {}).get(key)) for key, function in fn.items()]
+
+
+def _shaped(leaf: Any) -> Any:
+    if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
+        return leaf
+    import numpy as np
+
+    return np.asarray(leaf)
+
+
+def _tensor(leaf: Any) -> Any:
+    """The value of a parameter; of random keys their data."""
+    import jax
+
+    if hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return tensor_of(leaf)
