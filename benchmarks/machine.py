@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+PACKAGES = ("smdaemon", "numpy", "awscrt", "protobuf", "safetensors", "jax", "flax", "tensorflow-cpu", "tensorflow")
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of linux/mman.h, since Linux 5.14
 
 
@@ -28,7 +29,7 @@ def describe(**folders: Path) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Python's version and those of the packages that take part."""
     found = {"python": platform.python_version()}
-    for package in ("smdaemon", "numpy", "awscrt", "protobuf", "safetensors", "tensorflow-cpu", "tensorflow"):
+    for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
