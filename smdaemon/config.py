@@ -33,6 +33,16 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     control_mode: Annotated[str, msgspec.Meta(pattern="^0?[0-7]{3}$")] = "0660"
     # HOST:PORT on loopback, or empty for no TCP
     control_listen: str = ""
+    # unix socket on which trainers hand tensors over, or empty for none
+    handoff_socket: str = ""
+    # octal permission bits of that socket
+    handoff_mode: Annotated[str, msgspec.Meta(pattern="^0?[0-7]{3}$")] = "0660"
+    # users, by name or id, that may hand tensors over besides the daemon's own
+    handoff_users: list[str] = msgspec.field(default_factory=list)
+    # bytes of shared memory that trainers may have all together
+    handoff_memory: str = "8GiB"
+    # how long after a start a handoff that was accepted before waits for its trainer to offer it again
+    handoff_grace_seconds: NotNegative = 60.0
     # exports that run at the same time
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     # bytes of host memory that exports may hold together, page cache aside
@@ -50,6 +60,11 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     def host_memory_bytes(self) -> int:
         """`host_memory` in bytes."""
         return parse_size(self.host_memory)
+
+    @property
+    def handoff_memory_bytes(self) -> int:
+        """`handoff_memory` in bytes."""
+        return parse_size(self.handoff_memory)
 
 
 class SignatureSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -275,10 +290,16 @@ def _check(config: Config, path: Path, lines: _Lines) -> None:
     def refuse(code: str, where: str, message: str, remedy: str | None = None) -> ConfigError:
         return ConfigError(code, f"{path}:{lines.of(where)}: {message}", remedy=remedy)
 
-    try:
-        parse_size(config.daemon.host_memory)
-    except ValueError as error:
-        raise refuse("config-invalid", "$.daemon.host_memory", f"host_memory: {error}") from error
+    for key in ("host_memory", "handoff_memory"):
+        try:
+            parse_size(getattr(config.daemon, key))
+        except ValueError as error:
+            raise refuse("config-invalid", f"$.daemon.{key}", f"{key}: {error}") from error
+    if config.daemon.handoff_socket and _normal(config.daemon.handoff_socket, path) == _normal(
+        config.daemon.control_socket, path
+    ):
+        message = "handoff_socket and control_socket are the same"
+        raise refuse("config-conflict", "$.daemon.handoff_socket", message, "give each a path of its own")
     seen: set[tuple[str, str]] = set()
     for index, model in enumerate(config.model):
         at = f"$.model[{index}]"
@@ -311,6 +332,7 @@ def _absolute(config: Config, folder: Path) -> Config:
         config.daemon,
         state_dir=str(folder / config.daemon.state_dir),
         control_socket=str(folder / config.daemon.control_socket),
+        handoff_socket=config.daemon.handoff_socket and str(folder / config.daemon.handoff_socket),
     )
     return Config(daemon=daemon, model=[_absolute_model(model, folder) for model in config.model])
 

@@ -217,6 +217,30 @@ CODES: dict[str, Code] = {
         "the tensors are not the parameters of the function",
         "save the parameters that the function was described with, or give a name map",
     ),
+    # handoff: DropError where the trainer must act, EnvironmentFault where the machine or the daemon does
+    "handoff-tensor": Code("a tensor cannot be handed over", "see the message"),
+    "handoff-protocol": Code(
+        "a trainer and the daemon do not understand each other", "install the same release of smdaemon on both sides"
+    ),
+    "handoff-refused": Code(
+        "the user of a trainer may not hand tensors over", "add the user to handoff_users, or run both as one user"
+    ),
+    "handoff-lost": Code(
+        "the tensors of a handoff are gone: daemon and trainer ended before the export did", "save once more"
+    ),
+    "handoff-memory": Code(
+        "the tensors need more shared memory than the daemon may give",
+        "raise handoff_memory, or hand fewer tensors over",
+    ),
+    "handoff-busy": Code(
+        "all segments of the trainer wait to be exported",
+        "save less often, reserve more segments, or wait: on_busy='wait'",
+    ),
+    "handoff-away": Code(
+        "no daemon answers on the handoff socket",
+        "start it with: smdaemon run, with handoff_socket in its configuration",
+    ),
+    "handoff-cancelled": Code("a handoff was given up before it was complete", "nothing needs to be done"),
     # the environment: EnvironmentFault
     "disk-full": Code("no space is left where smdaemon writes", "free some space; smdaemon tries again by itself"),
     "quota-exceeded": Code("the disk quota is used up where smdaemon writes", "raise the quota or free some space"),

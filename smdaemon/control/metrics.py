@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -12,6 +12,8 @@ from smdaemon.proto import v1
 
 # From a tiny model to one of hundreds of GiB, in seconds.
 _EXPORT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+# From a snapshot on the device to a copy of hundreds of GiB.
+_STALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _QUEUED_STATES = ("detected", "queued", "waiting")
 
 
@@ -33,6 +35,13 @@ class Metrics:
             buckets=_EXPORT_SECONDS,
             registry=self.registry,
         )
+        self._stall_seconds = Histogram(
+            "smdaemon_handoff_stall_seconds",
+            "Seconds that a save kept its trainer.",
+            ["model"],
+            buckets=_STALL_SECONDS,
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
         self.registry.register(StatusCollector(status))
 
@@ -40,6 +49,10 @@ class Metrics:
         """Count one published export of `nbytes` bytes that took `seconds` seconds."""
         self._exported_bytes.labels(model).inc(nbytes)
         self._export_seconds.labels(model).observe(seconds)
+
+    def observe_stall(self, model: str, seconds: float) -> None:
+        """Count one save that kept its trainer for `seconds`."""
+        self._stall_seconds.labels(model).observe(seconds)
 
 
 class StatusCollector(Collector):
@@ -57,6 +70,8 @@ class StatusCollector(Collector):
         status = self._status()
         yield from _daemon_families(status)
         yield from _model_families(status)
+        if status.HasField("handoff"):
+            yield from _handoff_families(status.handoff)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -93,6 +108,16 @@ def _daemon_families(status: v1.Status) -> Iterator[Metric]:
     )
     yield _gauge("smdaemon_workers", "Exports that may run at the same time.", status.workers)
     yield _gauge("smdaemon_workers_busy", "Exports that run now.", status.workers_busy)
+
+
+def _handoff_families(handoff: v1.Handoff) -> Iterator[Metric]:
+    yield _gauge("smdaemon_handoff_trainers", "Trainers that are connected.", handoff.trainers)
+    yield _gauge("smdaemon_handoff_segments", "Segments of shared memory that trainers have.", handoff.segments)
+    yield _gauge("smdaemon_handoff_memory_limit_bytes", "Shared memory that trainers may have.", handoff.memory_bytes)
+    yield _gauge("smdaemon_handoff_memory_used_bytes", "Shared memory that trainers have.", handoff.memory_used_bytes)
+    yield _gauge("smdaemon_handoff_exports", "Exports whose tensors are held in shared memory.", handoff.exports)
+    yield CounterMetricFamily("smdaemon_handoff_saves", "Saves that trainers committed.", value=handoff.saves)
+    yield CounterMetricFamily("smdaemon_handoff_skipped", "Saves that trainers skipped.", value=handoff.skipped)
 
 
 def _model_families(status: v1.Status) -> Iterator[Metric]:

@@ -1,19 +1,14 @@
-"""The listening sockets: made, guarded and removed. A path is only ever replaced when it is a socket that nobody answers on."""
+"""The listening sockets of the control API: made, guarded and removed."""
 
 import errno
-import os
 import socket
-import stat
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from smdaemon.control.guard import is_loopback
 from smdaemon.errors import ConfigError
-
-# sockaddr_un holds 108 bytes, the last of them NUL.
-MAX_PATH_BYTES = 107
-_BACKLOG = 128
+from smdaemon.unix_socket import BACKLOG, unix_listener
 
 
 @contextmanager
@@ -31,98 +26,10 @@ def open_listeners(
         if tcp is not None:
             opened.append(stack.enter_context(open_tcp(tcp)))
         if unix_socket is not None:
-            opened.append(stack.enter_context(_unix_listener(unix_socket, mode)))
+            opened.append(stack.enter_context(unix_listener(unix_socket, mode, setting="control_socket")))
         for each in opened:
             each.setblocking(False)
         yield opened
-
-
-@contextmanager
-def _unix_listener(path: Path, mode: int) -> Iterator[socket.socket]:
-    listener = open_unix(path, mode)
-    ours = _identity(path)
-    try:
-        with listener:
-            yield listener
-    finally:
-        if ours is not None and _identity(path) == ours:
-            with suppress(OSError):  # the file is in nobody's way: the next start replaces it
-                path.unlink()
-
-
-def open_unix(path: Path, mode: int) -> socket.socket:
-    """A listening unix socket at `path` whose file has the permission bits `mode` from its first moment on."""
-    encoded = os.fsencode(path)
-    if len(encoded) > MAX_PATH_BYTES:
-        raise ConfigError(
-            "socket-path",
-            f"the path {str(path)!r} has {len(encoded)} bytes, a unix socket takes {MAX_PATH_BYTES}",
-            remedy="set control_socket to a shorter path, such as /run/smdaemon/control.sock",
-        )
-    try:
-        _make_parent(path.parent)
-        _remove_stale(path)
-        return _bind(path, mode)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:  # another process was faster
-            raise ConfigError("socket-in-use", f"another process has just bound {str(path)!r}") from error
-        raise ConfigError("socket-path", f"cannot make the socket {str(path)!r}: {error.strerror}") from error
-
-
-def _bind(path: Path, mode: int) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        # Linux gives the file the bits of the unbound socket, less the umask: it is never wider than `mode`, and the
-        # umask, which belongs to all threads, is left alone. chmod then adds what the umask took.
-        os.fchmod(listener.fileno(), mode)
-        listener.bind(os.fspath(path))
-        path.chmod(mode)
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _make_parent(directory: Path) -> None:
-    """Make the socket's directory; the one above it must exist, so that a misspelt path does not grow a tree."""
-    with suppress(FileExistsError):
-        directory.mkdir(mode=0o755)
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket that a daemon left behind; ConfigError if it answers or is no socket."""
-    found = _identity(path)
-    if found is None:
-        return
-    if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise ConfigError("socket-path", f"{str(path)!r} exists and is not a socket")
-    if _answers(path):
-        raise ConfigError("socket-in-use", f"another process answers on {str(path)!r}")
-    if _identity(path) == found:
-        path.unlink()
-
-
-def _answers(path: Path) -> bool:
-    """Whether somebody listens on the socket; with a full queue (EAGAIN) somebody does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except BlockingIOError:
-            return True
-        return True
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells this file from another of the same path: device and inode; None where there is none."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def open_tcp(address: str) -> socket.socket:
@@ -143,7 +50,7 @@ def open_tcp(address: str) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(target)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         code = "socket-in-use" if error.errno == errno.EADDRINUSE else "config-invalid"

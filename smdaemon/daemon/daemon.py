@@ -5,17 +5,20 @@ closes the intake, lets running exports finish until the deadline, and leaves th
 """
 
 import signal
+import socket
 import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import trio
 
-from smdaemon import log
+from smdaemon import log, systemd
 from smdaemon.config import Config, DaemonSettings, differences
 from smdaemon.control.server import serve
 from smdaemon.daemon.execution import Execution
+from smdaemon.daemon.handoffs import Handoffs
 from smdaemon.daemon.intake import Intake
 from smdaemon.daemon.locks import state_directory
 from smdaemon.daemon.results import ResultWriter
@@ -27,13 +30,14 @@ from smdaemon.export.budget import ByteBudget
 from smdaemon.jobs.ledger import Ledger, open_ledger
 from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
 from smdaemon.publish.local import LocalStore
+from smdaemon.unix_socket import unix_listener
 
 _log = log.get_logger(__name__)
 _DAY_SECONDS = 86_400.0
 _FORGET_EVERY_SECONDS = 3_600.0
 _JOBS_KEPT = 1000
 # Settings of [daemon] that only a restart can change: what they name is open.
-_FIXED = ("state_dir", "control_socket", "control_mode", "control_listen")
+_FIXED = ("state_dir", "control_socket", "control_mode", "control_listen", "handoff_socket", "handoff_mode")
 
 
 class Daemon:
@@ -68,9 +72,12 @@ class Daemon:
                 owner = _owner_of(state)
                 self._sweep(owner)
                 self._budget = ByteBudget(settings.host_memory_bytes)
-                execution = Execution(ledger, lambda: self.config, self._budget, owner=owner)
-                self._scheduler = Scheduler(ledger, execution, workers=settings.workers, policy=self._policy)
                 intake = Intake(ledger, lambda: self.config)
+                handoffs = self._handoffs = Handoffs(ledger, intake, lambda: self.config, self._wake)
+                execution = Execution(
+                    ledger, lambda: self.config, self._budget, owner=owner, segment_of=handoffs.segment_of
+                )
+                self._scheduler = Scheduler(ledger, execution, workers=settings.workers, policy=self._policy)
                 self._watches = Watches(intake, nursery, self._scheduler.wake)
                 view = View(
                     condition=self._condition,
@@ -79,6 +86,7 @@ class Daemon:
                     intake=intake,
                     watches=self._watches,
                     budget=self._budget,
+                    handoffs=handoffs,
                 )
                 results = ResultWriter(ledger)
                 served = trio.Event()
@@ -86,6 +94,9 @@ class Daemon:
                 await nursery.start(self._obey_signals)
                 nursery.start_soon(results.run)
                 await self._scheduler.recover()
+                handoffs.restore(systemd.handed_over())
+                if settings.handoff_socket:
+                    await nursery.start(self._serve_trainers, handoffs)
                 nursery.start_soon(self._scheduler.run)
                 nursery.start_soon(self._forget_old_jobs, ledger)
                 await self._watches.apply(self.config.model)
@@ -118,6 +129,7 @@ class Daemon:
         log.configure(new.daemon.log_level, new.daemon.log_format)
         self._scheduler.workers = new.daemon.workers
         self._budget.total = new.daemon.host_memory_bytes
+        self._handoffs.holdings.budget_bytes = new.daemon.handoff_memory_bytes
         await self._watches.apply(new.model)
         self._watches.rescan()
         self._scheduler.wake()
@@ -151,6 +163,17 @@ class Daemon:
         finally:
             served.set()
 
+    async def _serve_trainers(self, handoffs: Handoffs, *, task_status: trio.TaskStatus[None]) -> None:
+        settings = self.config.daemon
+        path, mode = Path(settings.handoff_socket), int(settings.handoff_mode, 8)
+        with (
+            unix_listener(path, mode, setting="handoff_socket", kind=socket.SOCK_SEQPACKET) as listener,
+            closing(handoffs),
+        ):
+            listener.setblocking(False)
+            task_status.started()
+            await handoffs.serve(listener, self._scheduler.cancel)
+
     async def _obey_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
@@ -172,6 +195,9 @@ class Daemon:
                 if forgotten:
                     _log.info("forgot old jobs", jobs=forgotten)
             await trio.sleep(_FORGET_EVERY_SECONDS)
+
+    def _wake(self) -> None:
+        self._scheduler.wake()
 
     def _policy(self, model: str) -> ModelPolicy:
         settings = self.config.model_named(model)

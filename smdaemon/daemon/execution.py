@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +27,20 @@ from smdaemon.publish.local import MAX_VERSION, LocalStore
 class Execution:
     """Performs jobs. `owner` marks this state directory's drafts, so that another daemon's are never touched."""
 
-    def __init__(self, ledger: Ledger, config: Callable[[], Config], budget: ByteBudget, *, owner: str) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        config: Callable[[], Config],
+        budget: ByteBudget,
+        *,
+        owner: str,
+        segment_of: Callable[[Job], tuple[Path, Path]],
+    ) -> None:
         self._ledger = ledger
         self._config = config
         self._budget = budget
         self._owner = owner
+        self._segment_of = segment_of
         # the scheduler decides how many run; this only keeps exports from crowding out trio's other threads
         self._threads = trio.CapacityLimiter(math.inf)
 
@@ -40,6 +50,9 @@ class Execution:
         if model is None:
             raise ConfigError("request-model-unknown", f"the model {job.model!r} is no longer configured")
         plan = ExportPlan.of(Path(job.source), model, ExportRequest.FromString(job.request))
+        if job.origin == "handoff":
+            # one data file: what lies in shared memory as it is to lie on the disk is written as one stream
+            plan = replace(plan, segment=self._segment_of(job), shards=plan.shards or 1)
         store = LocalStore(Path(model.publish), self._owner)
         version = await self._version(job, model, store)
         await attempt.enter(Event.STAGE, version=version)

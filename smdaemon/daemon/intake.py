@@ -1,5 +1,6 @@
 """What appeared becomes a durable job: drops, request files, requests over the socket."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,14 +10,16 @@ import trio
 from smdaemon.config import Config, ModelSettings
 from smdaemon.errors import ConfigError, DropError, SmdaemonError, fault
 from smdaemon.export.plan import check_choices
+from smdaemon.handoff.server import Handed
 from smdaemon.jobs.job import Job, JobError, NewJob, Origin
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import result_path
-from smdaemon.proto.mapping import request_from_json, request_from_protobuf, request_from_toml
+from smdaemon.proto.mapping import dict_to_message, request_from_json, request_from_protobuf, request_from_toml
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.sources.base import Identity
 from smdaemon.sources.checkpoint_state import checkpoint_prefix, is_checkpoint
 from smdaemon.sources.formats import open_source
+from smdaemon.sources.segment import HANDOFF
 from smdaemon.sources.step import step_of
 from smdaemon.tensorbundle.files import index_path
 from smdaemon.watch.watcher import Drop
@@ -54,6 +57,36 @@ class Intake:
         if accepted is None:
             raise ConfigError("request-duplicate", f"{request.source!r} was asked for with these options before")
         return accepted
+
+    async def handoff(self, handed: Handed) -> Job:
+        """Take what a trainer committed; where it was taken before, the job that it became.
+
+        Raises DropError or ConfigError where it cannot be accepted.
+        """
+        step = "" if handed.step is None else handed.step
+        source = f"handoff:{handed.trainer.replace('/', '_')}/{step}"
+        request = dict_to_message({**handed.options, "model": handed.model, "source": source}, ExportRequest)
+        check_request(request)
+        model = self._model_of(request, None)
+        request = resolved(request, Path(model.watch), Path(model.watch))
+        request.source = source
+        version = request.version if request.HasField("version") else None
+        if version is None and model.version == "step":
+            version = handed.step
+        new = NewJob(
+            model=model.name,
+            origin="handoff",
+            source=source,
+            identity=handed.export,
+            format=HANDOFF,
+            request=request.SerializeToString(deterministic=True),
+            order=time.time() if handed.step is None else float(handed.step),
+            version=version,
+        )
+        job = await self._ledger.accept(new) or await self._ledger.handoff(handed.export)
+        if job is None:
+            raise DropError("request-duplicate", f"the export {handed.export!r} was accepted before and is forgotten")
+        return job
 
     async def _request_file(self, watching: ModelSettings, drop: Drop) -> None:
         """Take a request file; one that cannot be understood becomes a failed job, with a result file that says why."""

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from smdaemon import __version__
 from smdaemon.config import Config, ModelSettings
 from smdaemon.control.metrics import Metrics
+from smdaemon.daemon.handoffs import Handoffs
 from smdaemon.daemon.intake import Intake
 from smdaemon.errors import ConfigError, SmdaemonError
 from smdaemon.export.budget import ByteBudget
@@ -60,6 +61,7 @@ class View:
         intake: Intake,
         watches: Watches,
         budget: ByteBudget,
+        handoffs: Handoffs,
     ) -> None:
         self._condition = condition
         self._ledger = ledger
@@ -67,9 +69,11 @@ class View:
         self._intake = intake
         self._watches = watches
         self._budget = budget
+        self._handoffs = handoffs
         self._stopping = trio.Event()
         self._metrics = Metrics(self.status)
         ledger.observe(self._observe)
+        handoffs.observers.append(self._metrics.observe_stall)
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -106,6 +110,8 @@ class View:
         )
         set_time(status.started_at, condition.started_at)
         set_time(status.config_loaded_at, condition.config_loaded_at)
+        if condition.config.daemon.handoff_socket:
+            status.handoff.CopyFrom(self._handoffs.status())
         if condition.config_error is not None:
             status.config_error.CopyFrom(error_message(JobError.of(condition.config_error)))
         return status

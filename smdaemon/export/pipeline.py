@@ -14,7 +14,9 @@ from smdaemon.export.plan import ExportPlan
 from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY
 from smdaemon.savedmodel.verify import verify
 from smdaemon.savedmodel.writer import write_saved_model
+from smdaemon.sources.base import Source
 from smdaemon.sources.formats import open_source, unchanged
+from smdaemon.sources.segment import open_segment
 from smdaemon.tensorbundle.slices import PartitionedTensor
 from smdaemon.tensorbundle.tensors import Tensor
 
@@ -63,7 +65,7 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
     written until then stays in `target`; it belongs to the caller.
     """
     report = report or Silent()
-    with open_source(plan.source, plan.format) as source:
+    with open_plan_source(plan) as source:
         contents = assemble(plan, source, target)
         sizes = [_nbytes(tensor) for key, tensor in contents.tensors.items() if key != OBJECT_GRAPH_KEY]
         tensors, nbytes = len(sizes), sum(sizes)
@@ -84,6 +86,11 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
         except OSError as error:
             raise fault(error, "writing the export") from error
     return Exported(tensors, nbytes)
+
+
+def open_plan_source(plan: ExportPlan) -> Source:
+    """What the plan's tensors come from."""
+    return open_source(plan.source, plan.format) if plan.segment is None else open_segment(*plan.segment)
 
 
 def _nbytes(tensor: Tensor | PartitionedTensor) -> int:

@@ -41,6 +41,8 @@ class ExportPlan:
     """
 
     source: Path
+    # a segment and its plan, in place of a source that is a file
+    segment: tuple[Path, Path] | None = None
     # the name under which the model is served
     model_name: str = ""
     format: str = "auto"

@@ -6,7 +6,10 @@ from typing import Literal, NamedTuple, TypedDict
 from smdaemon.errors import SmdaemonError
 from smdaemon.jobs.states import State
 
-Origin = Literal["drop", "request", "api"]
+Origin = Literal["drop", "request", "api", "handoff"]
+
+COALESCED = frozenset({"drop", "handoff"})
+"""Origins of jobs that a newer one may supersede; the others were asked for one by one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ _SELECT_PAGE = f"""
     WHERE (:model IS NULL OR model = :model) AND (:state IS NULL OR state = :state) AND (:before IS NULL OR id < :before)
     ORDER BY id DESC LIMIT :limit
 """  # noqa: S608
+_SELECT_HANDOFF = f"SELECT {COLUMNS} FROM jobs WHERE origin = 'handoff' AND identity = ? ORDER BY id DESC LIMIT 1"  # noqa: S608
 _SELECT_OPEN = f"SELECT {COLUMNS} FROM jobs WHERE state IN (SELECT value FROM json_each(?)) ORDER BY id"  # noqa: S608
 # With max() SQLite takes the other columns from the row that has the maximum.
 _SELECT_NEWEST = f"SELECT {COLUMNS}, max(version) FROM jobs WHERE state = 'published' GROUP BY model"  # noqa: S608
@@ -146,6 +147,12 @@ class Journal:
         wanted = {"model": model, "state": None if state is None else state.value, "before": before, "limit": limit}
         with self._translated():
             return [to_job(row) for row in self._rows(_SELECT_PAGE, wanted)]
+
+    def handoff(self, identity: str) -> Job | None:
+        """The job of the handoff of that identity."""
+        with self._translated():
+            rows = self._rows(_SELECT_HANDOFF, (identity,))
+            return to_job(rows[0]) if rows else None
 
     def history(self, job_id: int) -> list[Transition]:
         """All states of the job, oldest first."""

@@ -101,6 +101,10 @@ class Ledger:
         """Up to `limit` jobs with an id below `before`, newest first."""
         return await self._in_thread(lambda: self._journal.page(model, state, before, limit))
 
+    async def handoff(self, identity: str) -> Job | None:
+        """The job of the handoff of that identity, whether it has ended or not."""
+        return await self._in_thread(lambda: self._journal.handoff(identity))
+
     async def history(self, job_id: int) -> list[Transition]:
         """All states of the job, oldest first."""
         return await self._in_thread(lambda: self._journal.history(job_id))

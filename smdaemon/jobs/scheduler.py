@@ -14,7 +14,7 @@ import trio
 
 from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError
 from smdaemon.jobs.attempt import Attempt, JobCancelled, Published
-from smdaemon.jobs.job import Changes, Job, JobError, Moved
+from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS, delay
 from smdaemon.jobs.states import Event, ImpossibleMoveError, State
@@ -246,12 +246,12 @@ class Scheduler:
 
     async def _supersede_older(self, newest: Job) -> None:
         """What is older than a published drop need not be exported. Requests were asked for one by one: they all are."""
-        if newest.origin != "drop":
+        if newest.origin not in COALESCED:
             return
         queue = self._ledger.queued.get(newest.model, {})
         waiting = {job.id: job for job in self._ledger.waiting.values() if job.model == newest.model}
         free = self._free({**queue, **waiting})
-        older = [job.id for job in free if job.origin == "drop" and _age(job) < _age(newest)]
+        older = [job.id for job in free if job.origin in COALESCED and _age(job) < _age(newest)]
         if older:
             await self._ledger.move_all(older, Event.SUPERSEDE, reason=f"job {newest.id} is newer")
 

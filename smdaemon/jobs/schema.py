@@ -19,7 +19,7 @@ MIGRATIONS: tuple[str, ...] = (
         state TEXT NOT NULL,
         -- why it is in this state; '' where the state speaks for itself
         reason TEXT NOT NULL,
-        -- 'drop', 'request' or 'api'
+        -- 'drop', 'request', 'api' or 'handoff'
         origin TEXT NOT NULL,
         -- path as the file system has it: bytes, because a file name need not be UTF-8
         source BLOB NOT NULL,

@@ -384,7 +384,7 @@ class ModelList(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("version", "pid", "phase", "started_at", "config_file", "config_loaded_at", "config_error", "models", "jobs", "host_memory_bytes", "host_memory_used_bytes", "workers", "workers_busy")
+    __slots__ = ("version", "pid", "phase", "started_at", "config_file", "config_loaded_at", "config_error", "models", "jobs", "host_memory_bytes", "host_memory_used_bytes", "workers", "workers_busy", "handoff")
     class JobsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -405,6 +405,7 @@ class Status(_message.Message):
     HOST_MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_BUSY_FIELD_NUMBER: _ClassVar[int]
+    HANDOFF_FIELD_NUMBER: _ClassVar[int]
     version: str
     pid: int
     phase: str
@@ -418,4 +419,27 @@ class Status(_message.Message):
     host_memory_used_bytes: int
     workers: int
     workers_busy: int
-    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., phase: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_file: _Optional[str] = ..., config_loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_error: _Optional[_Union[Error, _Mapping]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., host_memory_bytes: _Optional[int] = ..., host_memory_used_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_busy: _Optional[int] = ...) -> None: ...
+    handoff: Handoff
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., phase: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_file: _Optional[str] = ..., config_loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_error: _Optional[_Union[Error, _Mapping]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., host_memory_bytes: _Optional[int] = ..., host_memory_used_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_busy: _Optional[int] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ...) -> None: ...
+
+class Handoff(_message.Message):
+    __slots__ = ("socket", "trainers", "segments", "memory_bytes", "memory_used_bytes", "exports", "saves", "skipped", "last_stall_seconds")
+    SOCKET_FIELD_NUMBER: _ClassVar[int]
+    TRAINERS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPORTS_FIELD_NUMBER: _ClassVar[int]
+    SAVES_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    LAST_STALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    socket: str
+    trainers: int
+    segments: int
+    memory_bytes: int
+    memory_used_bytes: int
+    exports: int
+    saves: int
+    skipped: int
+    last_stall_seconds: float
+    def __init__(self, socket: _Optional[str] = ..., trainers: _Optional[int] = ..., segments: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., exports: _Optional[int] = ..., saves: _Optional[int] = ..., skipped: _Optional[int] = ..., last_stall_seconds: _Optional[float] = ...) -> None: ...

@@ -6,7 +6,7 @@ from awscrt.checksums import combine_crc32c, crc32c
 
 from smdaemon.tensorbundle.tensors import Buffer
 
-__all__ = ["crc32c", "joined_checksum", "mask", "masked_crc32c", "unmask"]
+__all__ = ["crc32c", "crc_of", "joined_checksum", "mask", "masked_crc32c", "unmask"]
 
 _MASK_DELTA = 0xA282EAD8
 
@@ -25,6 +25,14 @@ def unmask(stored: int) -> int:
 def masked_crc32c(content: Buffer) -> int:
     """The stored form of the checksum of `content`."""
     return mask(crc32c(content))
+
+
+def crc_of(buffers: Iterable[Buffer]) -> int:
+    """The checksum of buffers laid end to end."""
+    crc = 0
+    for buffer in buffers:
+        crc = crc32c(buffer, crc)
+    return crc
 
 
 def joined_checksum(pieces: Iterable[tuple[int, int]]) -> int:

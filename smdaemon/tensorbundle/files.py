@@ -1,6 +1,7 @@
 """The files of a bundle: their names, and how one is written in large pieces and made durable."""
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Callable
@@ -17,6 +18,10 @@ _GATHER_BYTES = 64 << 10
 _PORTION_BYTES = 1 << 20
 # After so many bytes the disk is set to work, so that it writes while we do.
 _WRITEBACK_BYTES = 32 << 20
+# Direct writes begin and end at these, in the file as in memory; disks with larger blocks are not met any more.
+_DIRECT_ALIGNMENT = 4096
+# One direct write: the larger the better, but progress should be told.
+_DIRECT_BYTES = 32 << 20
 
 Result = TypeVar("Result")
 
@@ -94,6 +99,36 @@ class OutputFile:
             crc = crc32c(portion, crc)
             self._write(portion)
         return crc
+
+    def append_image(self, buffer: memoryview) -> None:
+        """Write `buffer`, which begins at a page of memory, as the first bytes of the file: past the page cache where that can be done."""
+        assert not self.size, "an image is the first thing in its file"
+        self.size = len(buffer)
+        whole = len(buffer) - len(buffer) % _DIRECT_ALIGNMENT
+        done = self._write_direct(buffer[:whole]) if whole else 0
+        for start in range(done, len(buffer), _PORTION_BYTES):
+            self._write(buffer[start : start + _PORTION_BYTES])
+
+    def _write_direct(self, buffer: memoryview) -> int:
+        """Write as much of `buffer` as the file system takes with O_DIRECT; how much that was, from its start."""
+        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+        done = 0
+        try:
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+            while done < len(buffer):
+                count = os.write(self._descriptor, buffer[done : done + _DIRECT_BYTES])
+                done += count
+                self._progress.add(count)
+                if count % _DIRECT_ALIGNMENT:
+                    break
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # the file system, or this place of it, takes no direct writes
+                raise
+        finally:
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags)
+        self._written += done
+        self._started = self._written
+        return done
 
     def _flush(self) -> None:
         # a new one each time: the bytes may still be looked at through a view when a write fails

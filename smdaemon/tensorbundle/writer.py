@@ -15,10 +15,11 @@ from math import prod
 from pathlib import Path
 
 from smdaemon.errors import DropError
-from smdaemon.tensorbundle.checksum import mask
+from smdaemon.tensorbundle.checksum import crc_of, mask
 from smdaemon.tensorbundle.dtypes import STRING, DType
 from smdaemon.tensorbundle.entries import RANK_LIMIT, encode_header, encode_kind, encode_place, encode_slices
 from smdaemon.tensorbundle.files import OutputFile, Progress, data_path, index_path
+from smdaemon.tensorbundle.image import MappedTensor, common_image
 from smdaemon.tensorbundle.slices import PartitionedTensor, TensorSlice, slice_key
 from smdaemon.tensorbundle.strings import encode_lengths
 from smdaemon.tensorbundle.table import data_blocks, write_table
@@ -181,6 +182,10 @@ def _write_shard(file: OutputFile, shard: int, pieces: Iterable[Piece]) -> list[
     items = []
     kinds: dict[tuple[DType, tuple[int, ...]], tuple[int, bytes]] = {}
     append = file.append
+    pieces = list(pieces)
+    image = common_image([tensor for _, _, tensor in pieces])
+    if image is not None:
+        file.append_image(image.buffer)
     for name, key, tensor in pieces:
         dtype, shape = tensor.dtype, tensor.shape
         known = kinds.get((dtype, shape))
@@ -188,7 +193,11 @@ def _write_shard(file: OutputFile, shard: int, pieces: Iterable[Piece]) -> list[
             known = kinds[dtype, shape] = (_elements(name, shape), encode_kind(dtype, shape, shard))
         elements, kind = known
         offset = file.size
-        if dtype is STRING:
+        if image is not None and isinstance(tensor, MappedTensor) and tensor.image is image:
+            # its bytes are in the file already, at their place in the image
+            offset, size = tensor.offset, elements * dtype.itemsize
+            crc = crc_of(tensor.buffers())
+        elif dtype is STRING:
             crc = _append_strings(file, name, tensor, elements)
             size = file.size - offset
         else:

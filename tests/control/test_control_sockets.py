@@ -6,7 +6,8 @@ import stat
 
 import pytest
 
-from smdaemon.control.sockets import MAX_PATH_BYTES, open_listeners, open_tcp, open_unix
+from smdaemon.control.sockets import open_listeners, open_tcp
+from smdaemon.unix_socket import MAX_PATH_BYTES, open_unix
 from smdaemon.errors import ConfigError
 
 
@@ -21,7 +22,7 @@ def listening(path):
 def refusal(code, path):
     """The ConfigError with which `path` is refused."""
     with pytest.raises(ConfigError) as caught:
-        open_unix(path, 0o600)
+        open_unix(path, 0o600, setting="control_socket")
     assert caught.value.code == code
     return caught.value
 
@@ -31,7 +32,7 @@ def test_mode_despite_umask(tmp_path, mode):
     """The file has exactly the permission bits that are asked for, and the umask is left alone."""
     before = os.umask(0o027)
     try:
-        with open_unix(tmp_path / "s", mode):
+        with open_unix(tmp_path / "s", mode, setting="control_socket"):
             assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == mode
         assert os.umask(0o027) == 0o027
     finally:
@@ -42,7 +43,7 @@ def test_stale_socket_is_replaced(tmp_path):
     """A socket that nobody answers on was left by a dead daemon and is replaced."""
     path = tmp_path / "s"
     listening(path).close()
-    with open_unix(path, 0o600), socket.socket(socket.AF_UNIX) as caller:
+    with open_unix(path, 0o600, setting="control_socket"), socket.socket(socket.AF_UNIX) as caller:
         caller.connect(str(path))
 
 
@@ -89,7 +90,7 @@ def test_foreign_file_is_never_touched(tmp_path, kind):
 
 def test_parent_is_made_but_no_tree(tmp_path):
     """One missing directory is made; a missing path above it is a mistake."""
-    with open_unix(tmp_path / "run" / "s", 0o600):
+    with open_unix(tmp_path / "run" / "s", 0o600, setting="control_socket"):
         pass
     refusal("socket-path", tmp_path / "no" / "such" / "s")
     assert not (tmp_path / "no").exists()
@@ -105,7 +106,7 @@ def test_longest_path(tmp_path, monkeypatch):
     """107 bytes are taken, one more is refused with the remedy, also when its characters are fewer."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / ("s" * (MAX_PATH_BYTES - len(os.fsencode(tmp_path)) - 1))
-    with open_unix(path, 0o600):
+    with open_unix(path, 0o600, setting="control_socket"):
         assert path.is_socket()
     error = refusal("socket-path", path.with_name(path.name[:-1] + "é"))
     assert "108 bytes" in error.message

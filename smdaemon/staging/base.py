@@ -1,0 +1,94 @@
+"""What every stager is: it takes tensors of one kind out of where they live, and puts their bytes into host memory.
+
+A new kind of tensor is one module with a `Stager`, named in `stagers.py`. No stager imports the library of its tensors: who has
+tensors has imported it, so that it is found in `sys.modules`.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from smdaemon.errors import DropError, EnvironmentFault
+from smdaemon.tensorbundle.dtypes import STRING, dtype_named
+
+
+class Spec(NamedTuple):
+    """A tensor as it will lie in host memory: little-endian, row-major, a byte an element for what is narrower than one.
+
+    `dtype` is numpy's or ml_dtypes' name.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+class Stager(Protocol):
+    """One way out of one kind of memory. Called from the trainer's threads; keeps no tensor longer than its caller does.
+
+    The errors of all methods: DropError `handoff-tensor` and `dtype-unsupported` for a tensor that cannot be handed over, and
+    EnvironmentFault `handoff-tensor` where a device failed, `memory-short` where it has no memory left. After any of them nothing
+    is written to the buffers any more.
+    """
+
+    name: str
+    guarantee: str
+    """What it promises the trainer, in a sentence."""
+    snapshots: bool
+    """Whether `snapshot` is so cheap that a save need not copy before it returns."""
+
+    def claims(self, tensor: Any) -> bool:
+        """Whether the tensor is of this kind. Must not import what the trainer has not imported."""
+        ...
+
+    def spec(self, tensor: Any) -> Spec:
+        """How the tensor will lie in host memory."""
+        ...
+
+    def snapshot(self, tensors: Sequence[Any]) -> Sequence[Any]:
+        """What `copy` takes in place of the tensors, with the values they have now, whatever the trainer does with its own next.
+
+        Only asked for where `snapshots`. Returns in milliseconds, though the values may not have been computed yet. After
+        `memory-short` the tensors themselves can still be copied: before the save returns, or while the trainer waits in a barrier.
+        """
+        ...
+
+    def copy(self, tensors: Sequence[Any], into: Sequence[memoryview], threads: int) -> None:
+        """Fill each buffer, which has `spec(tensor).nbytes` bytes, with its tensor; blocks until all bytes are there.
+
+        `tensors` are what `snapshot` returned, or the tensors themselves: these the trainer must leave alone meanwhile.
+        """
+        ...
+
+    def prepare(self, buffer: memoryview) -> None:
+        """A buffer that will be copied into again and again is there; once for each, after `spec` of a tensor, before it is used."""
+
+    def release(self, buffer: memoryview) -> None:
+        """A buffer that was prepared will be unmapped; nothing is being copied into it."""
+
+
+def make_spec(dtype_name: str, shape: Sequence[int]) -> Spec:
+    """The Spec of a tensor of that dtype and shape; DropError `dtype-unsupported` where TensorFlow has no variables of the dtype.
+
+    Text is among those: its bytes are no array.
+    """
+    dtype = dtype_named(dtype_name)
+    if not dtype.variable or dtype is STRING:
+        raise DropError("dtype-unsupported", f"TensorFlow has no variables of dtype {dtype_name!r}")
+    whole = tuple(int(size) for size in shape)
+    return Spec(dtype_name, whole, math.prod(whole) * dtype.itemsize)
+
+
+def loaded(module: str, attribute: str) -> Any:
+    """An attribute of a module if the process has imported it, else None; also while another thread still imports it."""
+    return getattr(sys.modules.get(module), attribute, None)
+
+
+def memory_short(nbytes: int, device: str) -> EnvironmentFault:
+    """The fault of a device that has no room for a snapshot."""
+    return EnvironmentFault(
+        "memory-short",
+        f"{device} has no memory left for a snapshot of {nbytes} bytes",
+        remedy='save with mode="direct" and wait in barrier() before the next update, or leave the device more memory',
+    )

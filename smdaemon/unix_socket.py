@@ -1,0 +1,113 @@
+"""Listening unix sockets: made, guarded and removed. A path is only ever replaced when it is a socket that nobody answers on."""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from smdaemon.errors import ConfigError
+
+# sockaddr_un holds 108 bytes, the last of them NUL.
+MAX_PATH_BYTES = 107
+BACKLOG = 128
+
+
+@contextmanager
+def unix_listener(
+    path: Path, mode: int, *, setting: str, kind: socket.SocketKind = socket.SOCK_STREAM
+) -> Iterator[socket.socket]:
+    """A listening socket as `open_unix` makes it, closed at the end; its file is removed then, if it is still ours."""
+    listener = open_unix(path, mode, setting=setting, kind=kind)
+    ours = _identity(path)
+    try:
+        with listener:
+            yield listener
+    finally:
+        if ours is not None and _identity(path) == ours:
+            with suppress(OSError):  # the file is in nobody's way: the next start replaces it
+                path.unlink()
+
+
+def open_unix(path: Path, mode: int, *, setting: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """A listening unix socket at `path` whose file has the permission bits `mode` from its first moment on.
+
+    ConfigError `socket-path`, `socket-in-use`; `setting` is what the configuration calls the path.
+    """
+    encoded = os.fsencode(path)
+    if len(encoded) > MAX_PATH_BYTES:
+        raise ConfigError(
+            "socket-path",
+            f"the path {str(path)!r} has {len(encoded)} bytes, a unix socket takes {MAX_PATH_BYTES}",
+            remedy=f"set {setting} to a shorter path, such as /run/smdaemon/{path.name[:32]}",
+        )
+    try:
+        _make_parent(path.parent)
+        _remove_stale(path, kind)
+        return _bind(path, mode, kind)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:  # another process was faster
+            raise ConfigError("socket-in-use", f"another process has just bound {str(path)!r}") from error
+        raise ConfigError("socket-path", f"cannot make the socket {str(path)!r}: {error.strerror}") from error
+
+
+def _bind(path: Path, mode: int, kind: socket.SocketKind) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, kind)
+    try:
+        # Linux gives the file the bits of the unbound socket, less the umask: it is never wider than `mode`, and the
+        # umask, which belongs to all threads, is left alone. chmod then adds what the umask took.
+        os.fchmod(listener.fileno(), mode)
+        listener.bind(os.fspath(path))
+        path.chmod(mode)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _make_parent(directory: Path) -> None:
+    """Make the socket's directory; the one above it must exist, so that a misspelt path does not grow a tree."""
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o755)
+
+
+def _remove_stale(path: Path, kind: socket.SocketKind) -> None:
+    """Remove the socket that a daemon left behind; ConfigError if it answers or is no socket."""
+    found = _identity(path)
+    if found is None:
+        return
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise ConfigError("socket-path", f"{str(path)!r} exists and is not a socket")
+    if _answers(path, kind):
+        raise ConfigError("socket-in-use", f"another process answers on {str(path)!r}")
+    if _identity(path) == found:
+        path.unlink()
+
+
+def _answers(path: Path, kind: socket.SocketKind) -> bool:
+    """Whether somebody listens on the socket; with a full queue (EAGAIN) somebody does."""
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno == errno.EPROTOTYPE:  # somebody does, for another kind of socket
+                return True
+            raise
+        return True
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells this file from another of the same path: device and inode; None where there is none."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
