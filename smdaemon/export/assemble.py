@@ -54,10 +54,10 @@ def assemble(plan: ExportPlan, source: Source, target: Path) -> Contents:
 
 
 def _with_graph(plan: ExportPlan, source: Source, tensors: Mapping[str, Tensor], target: Path) -> Contents:
-    if plan.modes:
-        return _of_modes(plan, tensors, target)
     if plan.function is not None:
         return _of_functions(plan, plan.function, tensors)
+    if plan.modes:
+        return _of_modes(plan, tensors, target)
     if plan.template is not None:
         return _of_template(plan, plan.template, tensors)
     if source.format == SAVED_MODEL and plan.graph == "auto":
@@ -97,6 +97,9 @@ def _of_functions(plan: ExportPlan, path: Path, tensors: Mapping[str, Tensor]) -
     if plan.template is not None or plan.modes:
         remedy = "leave out function, or template and modes"
         raise DropError("request-invalid", "both functions and a template are to give the graph", remedy=remedy)
+    if plan.missing == "keep":
+        remedy = "leave out missing, or give a template"
+        raise DropError("request-invalid", "a function bundle has no values that could be kept", remedy=remedy)
     bundle = decode_functions(read_whole(path), str(path))
     bundle.check(plan.serving_tensorflow)
     values = parameter_values(bundle.parameters, tensors, name_map=plan.name_map, unused=plan.unused)

@@ -105,12 +105,7 @@ def _function(key: str, made: v1.ExportedFunction) -> ExportedFunction:
         platforms=tuple(made.platforms),
         inputs=tuple(_spec(tensor) for tensor in made.inputs),
         outputs=tuple(_spec(tensor) for tensor in made.outputs),
-        operands=tuple(
-            Operand(parameter=operand.parameter)
-            if operand.WhichOneof("kind") == "parameter"
-            else Operand(operand.input)
-            for operand in made.operands
-        ),
+        operands=tuple(_operand(key, operand) for operand in made.operands),
         arguments=_arguments(key, decoded(made.arguments)),
         returned=decoded(made.returned),
         disabled_checks=tuple(made.disabled_checks),
@@ -124,9 +119,17 @@ def _function(key: str, made: v1.ExportedFunction) -> ExportedFunction:
         ("inputs", function.inputs, tuple(function.arguments.values())),
         ("outputs", function.outputs, function.returned),
     ):
-        if sorted(spec.name for spec in specs) != sorted(spec.name for spec in flattened(structure)):
+        placed = flattened(structure)
+        if len(specs) != len(placed) or {spec.name: spec for spec in specs} != {spec.name: spec for spec in placed}:
             raise DropError("function-invalid", f"the {what} of the function {key!r} differ from their structure")
     return function
+
+
+def _operand(key: str, operand: v1.FunctionOperand) -> Operand:
+    kind = operand.WhichOneof("kind")
+    if kind is None:
+        raise DropError("function-invalid", f"an operand of the function {key!r} is neither an input nor a parameter")
+    return Operand(parameter=operand.parameter) if kind == "parameter" else Operand(operand.input)
 
 
 def _arguments(key: str, pairs: Any) -> dict[str, Any]:

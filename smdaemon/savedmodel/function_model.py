@@ -52,27 +52,48 @@ def function_contents(
     return saved_contents(root, signatures, options, tags=tags)
 
 
-def _objects(branch: Branch, variables: Mapping[str, Variable]) -> Any:
-    """The objects that a loaded model has: dicts, lists, and namespaces where every name can be an attribute."""
-    made = {
-        name: variables[child.name] if isinstance(child, Leaf) else _objects(child, variables)
-        for name, child in branch.children.items()
-    }
-    if branch.kind is Kind.LIST:
-        return [*made.values()]
-    return made if branch.kind is Kind.DICT else SimpleNamespace(**made)
+def _objects(root: Branch, variables: Mapping[str, Variable]) -> Any:
+    """The objects that a loaded model has: dicts, lists, and namespaces where every name can be an attribute.
+
+    Branches first, then from the last back to the root: a name may have more parts than Python has frames.
+    """
+    branches = [root]
+    for branch in branches:  # grows while it is walked
+        branches += [child for child in branch.children.values() if isinstance(child, Branch)]
+    made: dict[int, Any] = {}
+    for branch in reversed(branches):
+        children = {
+            name: variables[child.name] if isinstance(child, Leaf) else made[id(child)]
+            for name, child in branch.children.items()
+        }
+        made[id(branch)] = _object(branch.kind, children)
+    return made[id(root)]
+
+
+def _object(kind: Kind, children: dict[str, Any]) -> Any:
+    if kind is Kind.LIST:
+        return [*children.values()]
+    return children if kind is Kind.DICT else SimpleNamespace(**children)
 
 
 def check_values(bundle: FunctionBundle, values: Mapping[str, Tensor]) -> None:
     """Mismatch `parameters-mismatch` unless there is a value of the right dtype and shape for every parameter."""
     problems = [
-        f"no tensor is the parameter {spec.name!r}"
-        if spec.name not in values
-        else f"{spec.name!r} is {values[spec.name].dtype} of {values[spec.name].shape}, and was {spec.dtype} of {spec.shape}"
+        _misfit(spec, spec.name, values[spec.name]) if spec.name in values else f"no tensor is the parameter {spec.name!r}"
         for spec in bundle.parameters
-        if spec.name not in values
-        or (values[spec.name].dtype.name, values[spec.name].shape) != (spec.dtype, spec.shape)
     ]
+    _refuse_all([problem for problem in problems if problem])
+
+
+def _misfit(spec: TensorSpec, name: str, value: Tensor) -> str:
+    """What keeps the tensor `name` from being the parameter; empty if nothing does."""
+    if (value.dtype.name, value.shape) == (spec.dtype, spec.shape):
+        return ""
+    whose = "" if name == spec.name else f"the parameter {spec.name!r} "
+    return f"{name!r} is {value.dtype} of {value.shape}, and {whose}was {spec.dtype} of {spec.shape}"
+
+
+def _refuse_all(problems: Sequence[str]) -> None:
     if problems:
         raise Mismatch("parameters-mismatch", "the tensors do not fit the functions", problems)
 
@@ -86,7 +107,8 @@ def parameter_values(
 ) -> dict[str, Tensor]:
     """The tensors of a checkpoint by the names of the parameters that they are; matched as name_map.py tells.
 
-    Raises Mismatch `parameters-mismatch` for parameters without a tensor, and with `unused` "error" for tensors that are no parameter.
+    Raises Mismatch `parameters-mismatch` for parameters without a tensor or with one of another dtype or shape, and with `unused`
+    "error" for tensors that are no parameter: all of them at once.
     """
     names = Names((spec.name + VALUE_SUFFIX for spec in parameters), None)
     found = match(names, tensors, NameMap(name_map))
@@ -99,11 +121,12 @@ def parameter_values(
         elif len(pieces) > 1:
             problems.append(f"the parameter {spec.name!r} is in {len(pieces)} partitions")
         else:
-            values[spec.name] = tensors[pieces[0][0]]
+            name = pieces[0][0]
+            values[spec.name] = tensors[name]
+            problems += filter(None, [_misfit(spec, name, tensors[name])])
     if unused == "error":
         problems += [f"the tensor {name!r} is no parameter" for name in sorted(found.unused)]
-    if problems:
-        raise Mismatch("parameters-mismatch", "the tensors do not fit the functions", problems)
+    _refuse_all(problems)
     return values
 
 

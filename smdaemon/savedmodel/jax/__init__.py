@@ -1,6 +1,6 @@
 """JAX functions as SavedModels that TensorFlow serves, without TensorFlow.
 
-save(predict, params, "exports/1", inputs={"x": jax.ShapeDtypeStruct(("b", 784), "float32")})
+save(predict, params, "exports/1", inputs={"x": symbolic("batch, 784", "float32")})
 
 The function becomes a signature that calls its StableHLO, the parameters become variables, stored once. `describe` makes of the same
 arguments a function bundle, with which smdaemon turns every later checkpoint into a servable version. jax is imported where it is

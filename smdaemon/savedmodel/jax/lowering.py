@@ -5,14 +5,14 @@ target understands, without what only JAX's own runtime needs:
 
 - composites become calls of what they stand for: TensorFlow runs no composite whose shapes are found at the call;
 - donated arguments are kept: a variable's value is not the module's to overwrite;
-- Shardy's annotations go: the module is for one device;
+- annotations of sharding, Shardy's and those before it, go: the module is for one device;
 - locations (paths of the trainer's machine) go, and are kept as debug info where that is asked for.
 
 Custom calls that TensorFlow's XLA does not have are refused by name. Needs jaxlib.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from smdaemon.errors import DropError
@@ -23,6 +23,8 @@ from smdaemon.savedmodel.serving_target import CUSTOM_CALLS, ServingTarget
 _PASSES = "builtin.module(func.func(stablehlo-legalize-composite-to-call),strip-debuginfo)"
 _DONATION = ("tf.aliasing_output", "jax.buffer_donor")
 _SHARDY = "sdy"
+_SHARDING_CALL = "Sharding"
+"""How JAX annotated shardings before Shardy: a custom call that gives what it takes."""
 _FRAME = re.compile(r'"((?:[^"\\]|\\.)*)"\("((?:[^"\\]|\\.)*)":(\d+):(\d+)')
 
 
@@ -39,7 +41,13 @@ class StableHlo:
         self._ir = ir
         self._context = mlir.make_ir_context()
         with self._context:
-            self._module = stablehlo.deserialize_portable_artifact(self._context, artifact)
+            try:
+                self._module = stablehlo.deserialize_portable_artifact(self._context, artifact)
+            except (ValueError, RuntimeError, ir.MLIRError) as error:
+                raise DropError(
+                    "function-invalid", f"the module of the function {name!r} cannot be read: {error}"
+                ) from error
+            self._drop_sharding()
 
     def check_custom_calls(self, allowed: Collection[str]) -> None:
         """DropError `function-unsupported` for custom calls that neither TensorFlow has nor the caller allows."""
@@ -72,7 +80,7 @@ class StableHlo:
         return traces
 
     def written_for(self, target: ServingTarget) -> bytes:
-        """The module as a portable artifact that the target understands.
+        """The module as a portable artifact that the target understands. To be called once.
 
         DropError `function-unsupported` where an operation of it has no form there.
         """
@@ -80,7 +88,7 @@ class StableHlo:
 
         with self._context, self._ir.Location.unknown():
             _register_passes(self._stablehlo)
-            self._drop_annotations()
+            self._drop_donations()
             passmanager.PassManager.parse(_PASSES).run(self._module.operation)
             try:
                 written: bytes = self._stablehlo.serialize_portable_artifact(self._module, target.stablehlo)
@@ -107,29 +115,39 @@ class StableHlo:
     def _kinds(self) -> list[str]:
         return sorted({operation.name.removeprefix("stablehlo.") for operation in self._operations()})
 
-    def _drop_annotations(self) -> None:
-        """Donations and sharding, wherever they stand."""
-        ir = self._ir
+    def _drop_donations(self) -> None:
+        self._drop_attributes(_DONATION.__contains__)
+
+    def _drop_sharding(self) -> None:
+        """Annotations of sharding, wherever they stand."""
+        self._drop_attributes(_is_sharding)
         for operation in self._operations():
-            if operation.name == "func.func":
-                for key in ("arg_attrs", "res_attrs"):
-                    if key in operation.attributes:
-                        operation.attributes[key] = ir.ArrayAttr.get(
-                            [_kept(ir, each) for each in operation.attributes[key]]
-                        )
-            for name in [name for name in map(_name_of, operation.attributes) if _is_shardy(name)]:
-                del operation.attributes[name]
-        for operation in self._operations():
-            if operation.name == f"{_SHARDY}.sharding_constraint":
+            if operation.name == f"{_SHARDY}.sharding_constraint" or _calls(operation, _SHARDING_CALL):
                 operation.results[0].replace_all_uses_with(operation.operands[0])
-            if operation.name in {f"{_SHARDY}.sharding_constraint", f"{_SHARDY}.mesh"}:
+                operation.erase()
+            elif operation.name == f"{_SHARDY}.mesh":
                 operation.erase()
 
+    def _drop_attributes(self, is_dropped: Callable[[str], bool]) -> None:
+        """Drop attributes by name, also those of the arguments and results of functions."""
+        ir = self._ir
+        for operation in self._operations():
+            for name in list(map(_name_of, operation.attributes)):
+                if is_dropped(name):
+                    del operation.attributes[name]
+            for key in ("arg_attrs", "res_attrs"):
+                if operation.name == "func.func" and key in operation.attributes:
+                    operation.attributes[key] = ir.ArrayAttr.get(
+                        [
+                            ir.DictAttr.get({name: each[name] for name in map(_name_of, each) if not is_dropped(name)})
+                            for each in operation.attributes[key]
+                        ]
+                    )
 
-def _kept(ir: Any, attributes: Any) -> Any:
-    """The attributes of an argument or a result that TensorFlow is given."""
-    names = [name for name in map(_name_of, attributes) if name not in _DONATION and not _is_shardy(name)]
-    return ir.DictAttr.get({name: attributes[name] for name in names})
+
+def _calls(operation: Any, target: str) -> bool:
+    """Whether an operation is a custom call of that target."""
+    return bool(operation.name == "stablehlo.custom_call" and operation.attributes["call_target_name"].value == target)
 
 
 def _name_of(item: Any) -> str:
@@ -137,8 +155,8 @@ def _name_of(item: Any) -> str:
     return item if isinstance(item, str) else str(item.name)
 
 
-def _is_shardy(name: str) -> bool:
-    return name.startswith(f"{_SHARDY}.")
+def _is_sharding(name: str) -> bool:
+    return name.startswith(f"{_SHARDY}.") or name == "mhlo.sharding"
 
 
 _registered: list[bool] = []

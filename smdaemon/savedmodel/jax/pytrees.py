@@ -15,7 +15,7 @@ SEPARATOR = "/"
 def named_leaves(tree: Any, alone: str) -> dict[str, Any]:
     """The leaves of a pytree by their names, in JAX's order; a tree that is one leaf is called `alone`.
 
-    DropError `name-clash` where two leaves have one name, as beneath the keys 1 and "1".
+    DropError `name-clash` where two leaves have one name, as `b` of `a` and "a/b".
     """
     import jax
 

@@ -12,11 +12,16 @@ from smdaemon.savedmodel.function_bundle import FunctionBundle, encode_functions
 from smdaemon.savedmodel.function_model import function_contents
 from smdaemon.savedmodel.jax import tracing
 from smdaemon.savedmodel.jax.pytrees import named_leaves
-from smdaemon.savedmodel.options import SaveOptions
+from smdaemon.savedmodel.options import SaveOptions, refuse
 from smdaemon.savedmodel.serving_target import DEFAULT_SERVING, serving_target
+from smdaemon.savedmodel.sharding import sharded
 from smdaemon.savedmodel.values import tensor_of
 from smdaemon.savedmodel.writer import WrittenModel, write_saved_model
 from smdaemon.tensorbundle.tensors import Tensor
+from smdaemon.tensorbundle.writer import ShardItem
+
+KNOWN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+"""Where TensorFlow runs a compiled function."""
 
 PLATFORMS = ("cpu", "cuda")
 """Where an export runs unless it says otherwise: where TensorFlow Serving does."""
@@ -54,41 +59,39 @@ def save(
 
     `fn` is a function (jitted or not), a `jax.export.Exported` or its serialised bytes, or a mapping of signature keys to these; a
     single one is `serving_default`, and the loaded model itself can be called. Functions of a mapping are attributes of the loaded model, by
-    their keys. `params` is any pytree of arrays; each becomes a variable, named by its path ("layers/0/kernel").
+    their keys. `params` is any pytree of arrays and numbers; each becomes a variable, named by its path ("layers/0/kernel"), of the dtype
+    that JAX gives it: unless jax_enable_x64 is set, 64 bits become 32. An array that is in several places is one variable.
 
     `inputs` are the function's arguments by name (or a sequence, for positional arguments): arrays, `jax.ShapeDtypeStruct` or pytrees
     of them; sizes may be symbolic (`symbolic`). What is no array is static: a Python value that the function is compiled with. With
     several functions, `inputs` are by signature key. An `Exported` has its own. Nested inputs and outputs are named by their paths,
     "obs/image".
 
-    The model runs on `platforms` (cpu, cuda, rocm, tpu) and on TensorFlow `serving_tensorflow` or later. `vjp_order` of 1 adds, for each
-    signature, one with "_gradient" behind its key: it takes the inputs and the gradient of each output ("gradient/output_0") and
-    gives the gradients of inputs ("x") and parameters ("params/layers/0/kernel"). `allow_custom_calls` names custom calls that the
+    The model runs on `platforms` (cpu, cuda, rocm, tpu) and on TensorFlow `serving_tensorflow` or later; an `Exported` runs on the
+    platforms it was exported for. `vjp_order` of 1 adds, for each signature, one with "_gradient" behind its key: it takes the inputs and
+    the gradient of each output that is a float ("gradient/output_0") and gives the gradients of the inputs ("x") and parameters
+    ("params/layers/0/kernel") that are. Where there is none, the result's `gradients` say why. `allow_custom_calls` names custom calls that the
     server has and TensorFlow has not. With `options.save_debug_info`, the lines of the JAX source that made each operation are kept.
     `shards`, `on_bytes` and `sync` are those of `write_saved_model`.
 
     Raises DropError before anything is written: `function-unsupported` with what no TensorFlow can run (callbacks, LAPACK, several devices,
-    text), `function-target-unknown`, `function-invalid`, `parameters-mismatch` for an `Exported` of other parameters, `dtype-unsupported`, `name-clash`.
+    text), `function-target-unknown`, `function-invalid`, `parameters-mismatch` for an `Exported` of other parameters, `dtype-unsupported`, `name-clash`,
+    `option-refused` for platforms that there are not and the like.
     What the function itself raises while it is traced comes as it is.
     """
     options = options or SaveOptions()
-    leaves = named_leaves(params, tracing.PARAMETERS)
-    # JAX has several names for one array where weights are tied; it is stored once
-    tensors: dict[int, Tensor] = {id(leaf): _tensor(leaf) for leaf in leaves.values()}
-    bundle, gradients = _compiled(
-        fn,
-        params,
-        inputs,
-        tracing.Wanted(
-            serving_target(serving_tensorflow), tuple(platforms), tuple(allow_custom_calls), options.save_debug_info
-        ),
-        vjp_order,
-    )
-    values = {name: tensors[id(leaf)] for name, leaf in leaves.items()}
-    contents = function_contents(bundle, values, tags=tags, options=options)
+    if isinstance(tags, str):
+        refuse("tags", f"{tags!r} is a string, not a list of them")
+    wanted = _wanted(platforms, serving_tensorflow, allow_custom_calls, debug_info=options.save_debug_info)
+    bundle, gradients = _compiled(fn, params, inputs, wanted, vjp_order)
+    contents = function_contents(bundle, _values(params), tags=tags, options=options)
+    placed: int | Sequence[Sequence[ShardItem]] = shards
+    if options.experimental_sharding_callback is not None:
+        tensors, placed = sharded(dict(contents.tensors), options.experimental_sharding_callback, {})
+        contents = replace(contents, tensors=tensors)
     Path(export_dir).parent.mkdir(parents=True, exist_ok=True)
     written = write_saved_model(
-        Path(export_dir), contents, shards=shards, on_bytes=on_bytes, sync=sync, into_empty=True
+        Path(export_dir), contents, shards=placed, on_bytes=on_bytes, sync=sync, into_empty=True
     )
     return SavedFunctions(written, tuple(bundle.functions), gradients)
 
@@ -109,7 +112,7 @@ def describe(
     Write it to a file once, and name that file as `function` of a model in smdaemon's configuration: each checkpoint of the
     parameters becomes a servable version. `params` may be shapes (`jax.eval_shape`) instead of arrays. Raises DropError as `save`.
     """
-    wanted = tracing.Wanted(serving_target(serving_tensorflow), tuple(platforms), tuple(allow_custom_calls), debug_info)
+    wanted = _wanted(platforms, serving_tensorflow, allow_custom_calls, debug_info=debug_info)
     return encode_functions(_compiled(fn, params, inputs, wanted, vjp_order)[0])
 
 
@@ -126,14 +129,29 @@ def symbolic(shape: str, dtype: Any, like: Any = None) -> Any:
     return jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape, scope=scope), dtype)
 
 
+def _wanted(
+    platforms: Sequence[str], serving_tensorflow: str, allow_custom_calls: Sequence[str], *, debug_info: bool
+) -> tracing.Wanted:
+    """How functions are to be compiled; DropError `option-refused` for platforms that TensorFlow does not know."""
+    if isinstance(platforms, str) or not platforms or len(set(platforms)) < len(platforms):
+        refuse("platforms", f"{platforms!r} is no list of platforms, each named once, of {', '.join(KNOWN_PLATFORMS)}")
+    if unknown := [platform for platform in platforms if platform not in KNOWN_PLATFORMS]:
+        refuse("platforms", f"{unknown[0]!r} is none of {', '.join(KNOWN_PLATFORMS)}")
+    if isinstance(allow_custom_calls, str):
+        refuse("allow_custom_calls", f"{allow_custom_calls!r} is a string, not a list of them")
+    return tracing.Wanted(serving_target(serving_tensorflow), tuple(platforms), tuple(allow_custom_calls), debug_info)
+
+
 def _compiled(
     fn: Any, params: Any, inputs: Any, wanted: tracing.Wanted, vjp_order: int
 ) -> tuple[FunctionBundle, dict[str, str]]:
     """The functions for the target, with their gradients as far as there are any, and what became of each gradient."""
     import jax
 
+    if vjp_order not in {0, 1}:
+        refuse("vjp_order", f"{vjp_order!r} is neither 0 nor 1")
     parameters = {
-        name: tracing.tensor_spec(name, _shaped(leaf))
+        name: tracing.tensor_spec(name, _array(name, leaf))
         for name, leaf in named_leaves(params, tracing.PARAMETERS).items()
     }
     functions: dict[str, ExportedFunction] = {}
@@ -168,21 +186,44 @@ def _named(fn: Any, inputs: Any) -> Iterable[tuple[str, str, Any, Any]]:
     unknown = sorted((inputs or {}).keys() - fn.keys())
     if unknown:
         raise DropError("function-invalid", f"there are inputs of {unknown[0]!r}, which is none of the functions")
+    for key in fn:
+        if not isinstance(key, str):
+            raise DropError("signature-invalid", f"the signature key {key!r} is no text")
     return [(key, key if key.isidentifier() else "", function, (inputs or {}).get(key)) for key, function in fn.items()]
 
 
-def _shaped(leaf: Any) -> Any:
-    if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
-        return leaf
+def _array(name: str, leaf: Any) -> Any:
+    """The parameter of that name as an array, or what stands for one, of the dtype in which JAX gives it to a function."""
+    import jax
     import numpy as np
 
-    return np.asarray(leaf)
+    array = leaf if tracing.is_array(leaf) else np.asarray(leaf)
+    if jax.numpy.issubdtype(array.dtype, jax.dtypes.extended):
+        return array
+    if array.dtype.kind in "SUO":
+        raise DropError("dtype-unsupported", f"the parameter {name!r} is a {type(leaf).__name__}, no array of numbers")
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if dtype == array.dtype:
+        return array
+    return jax.ShapeDtypeStruct(array.shape, dtype) if isinstance(array, jax.ShapeDtypeStruct) else array.astype(dtype)
 
 
-def _tensor(leaf: Any) -> Any:
+def _values(params: Any) -> dict[str, Tensor]:
+    """The parameters by name. JAX has several names for one array where weights are tied; it is stored once."""
+    leaves = named_leaves(params, tracing.PARAMETERS)
+    tensors: dict[int, Tensor] = {}
+    values: dict[str, Tensor] = {}
+    for name, leaf in leaves.items():
+        # two equal numbers are one object to Python, and yet two parameters
+        tied = tensors.get(id(leaf)) if tracing.is_array(leaf) else None
+        values[name] = tensors[id(leaf)] = _tensor(_array(name, leaf)) if tied is None else tied
+    return values
+
+
+def _tensor(array: Any) -> Any:
     """The value of a parameter; of random keys their data."""
     import jax
 
-    if hasattr(leaf, "dtype") and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return tensor_of(leaf)
+    if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    return tensor_of(array)

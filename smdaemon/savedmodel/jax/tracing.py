@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -36,12 +36,13 @@ class Wanted:
 def exported(key: str, function: Any, parameters: Any, inputs: Any, wanted: Wanted) -> Any:
     """A function as `jax.export.Exported`: one as it is, the bytes of one, or a Python function traced with its inputs.
 
-    Raises DropError `function-unsupported` for effects, string inputs, more than one device and calls that have no stable form.
+    Raises DropError `function-unsupported` for effects, string inputs, more than one device and calls that have no stable form,
+    `function-invalid` for bytes that are no export and for what cannot be called.
     """
     import jax
 
     if isinstance(function, bytes | bytearray):
-        function = jax.export.deserialize(bytearray(function))
+        function = _deserialized(key, function)
     if not isinstance(function, jax.export.Exported):
         function = _traced(key, function, parameters, inputs, wanted)
     effects = [*function.ordered_effects, *function.unordered_effects]
@@ -54,6 +55,21 @@ def exported(key: str, function: Any, parameters: Any, inputs: Any, wanted: Want
             remedy="export it without a mesh: one server runs it on one device",
         )
     return function
+
+
+def _deserialized(key: str, content: bytes | bytearray) -> Any:
+    import jax
+
+    try:
+        return jax.export.deserialize(bytearray(content))
+    except (
+        Exception
+    ) as error:  # JAX does not say what it raises: struct.error, KeyError for an unknown type of pytree, ...
+        raise DropError(
+            "function-invalid",
+            f"the function {key!r} is {len(content)} bytes that JAX cannot read as an export: {error}",
+            remedy="give what Exported.serialize() returned, in a process where the types of its pytrees are registered",
+        ) from error
 
 
 def compiled(
@@ -85,8 +101,9 @@ def gradient_of(key: str, function: Any, names: Sequence[str], wanted: Wanted) -
     """The reverse derivative of an `Exported` as another, to be compiled under the same names.
 
     It takes what `function` takes, and by the name `gradient` a dict with the gradient of what is minimised for each output that is a
-    float. It gives a dict of the gradients of all parameters, below `params/`, and inputs that are floats. DropError
-    `function-unsupported` where `function` was exported without its derivative, or has an input called `gradient`.
+    float. It gives a dict of the gradients of all parameters, below `params/`, and inputs that are floats. It runs where `function`
+    does. DropError `function-unsupported` where `function` was exported without its derivative, has an input called `gradient`, or
+    has no floats to take or to give.
     """
     import jax
 
@@ -101,6 +118,7 @@ def gradient_of(key: str, function: Any, names: Sequence[str], wanted: Wanted) -
     places = [*(f"{PARAMETERS}{SEPARATOR}{name}" for name in own), *(spec.name for spec in _flat_inputs(called))]
     result = jax.tree_util.tree_unflatten(function.out_tree, function.out_avals)
     outputs = {_output(result, name, leaf).name: leaf for name, leaf in named_leaves(result, "").items()}
+    _check_differentiable(key, places, jax.tree_util.tree_leaves(function.in_avals), outputs)
 
     def derivative(*args: Any, gradient: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         leaves, tree = jax.tree_util.tree_flatten((args, kwargs))
@@ -119,7 +137,21 @@ def gradient_of(key: str, function: Any, names: Sequence[str], wanted: Wanted) -
     cotangents = {name: _abstract(leaf) for name, leaf in outputs.items() if _is_float(leaf)}
     args = jax.tree_util.tree_map(_abstract, args)
     kwargs = jax.tree_util.tree_map(_abstract, kwargs) | {GRADIENT: cotangents}
+    # an export runs on its own platforms, whatever is wanted of functions that are yet to be compiled
+    wanted = replace(wanted, platforms=tuple(function.platforms))
     return _export(key, derivative, (jax.tree_util.tree_map(_abstract, params), *args), kwargs, wanted)
+
+
+def _check_differentiable(key: str, places: Sequence[str], leaves: Sequence[Any], outputs: Mapping[str, Any]) -> None:
+    """DropError unless there are floats on both sides, and places that tell them apart."""
+    if not any(map(_is_float, leaves)) or not any(map(_is_float, outputs.values())):
+        sides = "no parameter or input" if not any(map(_is_float, leaves)) else "no output"
+        raise DropError("function-unsupported", f"{sides} of the function {key!r} is a float")
+    twice = sorted({place for place in places if places.count(place) > 1})
+    if twice:
+        raise DropError(
+            "name-clash", f"a parameter and an input of the function {key!r} would both have the gradient {twice[0]!r}"
+        )
 
 
 def _taken(key: str, function: Any, names: Sequence[str]) -> tuple[dict[str, TensorSpec], dict[str, Any]]:
@@ -136,6 +168,8 @@ def _taken(key: str, function: Any, names: Sequence[str]) -> tuple[dict[str, Ten
     own = {name: tensor_spec(name, leaf) for name, leaf in named_leaves(args[0], PARAMETERS).items()}
     unnamed = [name for name in names if name not in kwargs]
     called = {unnamed[at] if at < len(unnamed) else f"input_{at}": tree for at, tree in enumerate(args[1:])}
+    if twice := sorted(called.keys() & kwargs.keys()):
+        raise DropError("name-clash", f"two inputs of the function {key!r} are called {twice[0]!r}")
     return own, called | dict(kwargs)
 
 
@@ -173,6 +207,11 @@ def _is_float(leaf: Any) -> bool:
     return bool(jax.numpy.issubdtype(leaf.dtype, np.inexact))
 
 
+def is_array(leaf: Any) -> bool:
+    """Whether this is an array or stands for one."""
+    return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+
+
 def tensor_spec(name: str, leaf: Any) -> TensorSpec:
     """Name, dtype and shape of an array or of what stands for one; sizes that are expressions are None.
 
@@ -207,8 +246,8 @@ def _traced(key: str, function: Any, parameters: Any, inputs: Any, wanted: Wante
         )
     static, called = _split_static(key, inputs)
 
-    def bare(params: Any, *args: Any, **kwargs: Any) -> Any:
-        return function(params, *args, **kwargs, **static)
+    def bare(_parameters: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return function(_parameters, *args, **kwargs, **static)
 
     bare.__name__ = getattr(function, "__name__", type(function).__name__)
     args, kwargs = ((), called) if isinstance(called, Mapping) else (tuple(called), {})
@@ -232,7 +271,20 @@ def _export(
     try:
         return jax.export.export(jitted, platforms=wanted.platforms, disabled_checks=checks)(*args, **kwargs)
     except (NotImplementedError, ValueError) as error:
-        raise DropError("function-unsupported", f"JAX cannot export the function {key!r}: {error}") from error
+        raise DropError(
+            "function-unsupported",
+            f"JAX cannot export the function {key!r}: {error}",
+            remedy=_export_remedy(str(error)),
+        ) from error
+
+
+def _export_remedy(message: str) -> str:
+    """What may help where JAX refuses to export; empty for the usual words."""
+    if "callback" in message:
+        return "remove callbacks from the function"
+    if "custom call" in message:
+        return "change the function, or name its custom calls in allow_custom_calls if the server has them"
+    return ""
 
 
 def _abstract(leaf: Any) -> Any:
@@ -242,12 +294,15 @@ def _abstract(leaf: Any) -> Any:
         return leaf
     import numpy as np
 
-    array = leaf if hasattr(leaf, "dtype") and hasattr(leaf, "shape") else np.asarray(leaf)
+    array = leaf if is_array(leaf) else np.asarray(leaf)
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def _split_static(key: str, inputs: Any) -> tuple[dict[str, Any], Any]:
-    """The inputs that are plain Python values, by name, and those that are tensors."""
+    """The inputs that are plain Python values, by name, and those that are tensors.
+
+    DropError `function-invalid` for an input that is partly this and partly that.
+    """
     import jax
 
     static: dict[str, Any] = {}
@@ -255,9 +310,16 @@ def _split_static(key: str, inputs: Any) -> tuple[dict[str, Any], Any]:
     tensors: dict[Any, Any] = {}
     for name, tree in pairs:
         leaves = jax.tree_util.tree_leaves(tree)
-        if leaves and all(hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves):
+        plain = [leaf for leaf in leaves if not is_array(leaf)]
+        if leaves and not plain:
             _refuse_strings(key, name, leaves)
             tensors[name] = tree
+        elif len(plain) < len(leaves):
+            raise DropError(
+                "function-invalid",
+                f"input {name!r} of the function {key!r} holds arrays and {plain[0]!r}, which has no shape and dtype",
+                remedy="give an array or a jax.ShapeDtypeStruct for every leaf, and static arguments by names of their own",
+            )
         elif isinstance(inputs, Mapping):
             static[str(name)] = tree
         else:
@@ -313,11 +375,9 @@ def _output(result: Any, name: str, leaf: Any) -> TensorSpec:
 
 
 def parameter_names(function: Callable[..., Any]) -> list[str]:
-    """The names of a Python function's arguments after the parameters; none where it does not tell them."""
+    """The names of a Python function's positional arguments after the parameters; none where it does not tell them."""
     try:
         arguments = [*inspect.signature(function).parameters.values()][1:]
     except (TypeError, ValueError):
         return []
-    return [
-        each.name for each in arguments if each.kind is not each.VAR_POSITIONAL and each.kind is not each.VAR_KEYWORD
-    ]
+    return [each.name for each in arguments if each.kind in {each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD}]
