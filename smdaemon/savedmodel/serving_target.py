@@ -30,8 +30,13 @@ TARGETS = {
     "2.21": ServingTarget("2.21", 10, "1.13.7"),
 }
 
-CUSTOM_CALLS = frozenset(["shape_assertion", "ApproxTopK"])
-"""Custom calls that TensorFlow's own XLA has. All others live in a jaxlib: LAPACK, kernels for accelerators, callbacks."""
+CUSTOM_CALLS = frozenset(
+    ["shape_assertion", "ApproxTopK", "stablehlo.dynamic_reduce_window", "stablehlo.dynamic_rng_bit_generator"]
+)
+"""Custom calls that TensorFlow's own XLA has, or resolves once it knows the shapes (sums and windows along a symbolic size).
+
+All others live in a jaxlib: LAPACK, kernels for accelerators, callbacks.
+"""
 
 _PRODUCER = re.compile(rb"ML\xefR.{1,4}?StableHLO_v(\d+)\.(\d+)\.(\d+)\0", re.DOTALL)
 

@@ -222,7 +222,7 @@ def tensor_spec(name: str, leaf: Any) -> TensorSpec:
     if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     shape = tuple(size if isinstance(size, int) else None for size in leaf.shape)
-    return TensorSpec(name, str(leaf.dtype), shape)
+    return TensorSpec(name, leaf.dtype.name, shape)  # not its str, which tells the byte order
 
 
 def _traced(key: str, function: Any, parameters: Any, inputs: Any, wanted: Wanted) -> Any:
