@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, Protocol
 from smdaemon.errors import DropError, EnvironmentFault
 from smdaemon.tensorbundle.dtypes import STRING, dtype_named
 
+SUB_BYTE = frozenset(["int4", "uint4", "int2", "uint2", "float4_e2m1fn"])
+"""On a device these may lie packed; in numpy's memory, and in a bundle, each takes a byte."""
+
 
 class Spec(NamedTuple):
     """A tensor as it will lie in host memory: little-endian, row-major, a byte an element for what is narrower than one.
@@ -61,11 +64,16 @@ class Stager(Protocol):
         """
         ...
 
-    def prepare(self, buffer: memoryview) -> None:
-        """A buffer that will be copied into again and again is there; once for each, after `spec` of a tensor, before it is used."""
+    def prepare(self, buffer: memoryview) -> None:  # noqa: ARG002 - most need nothing
+        """A buffer will be copied into again and again; to be called after `spec` of a tensor, before the first copy.
 
-    def release(self, buffer: memoryview) -> None:
+        Takes seconds for gigabytes the first time, and nothing when it is called again for a buffer that was not released.
+        """
+        return
+
+    def release(self, buffer: memoryview) -> None:  # noqa: ARG002 - most need nothing
         """A buffer that was prepared will be unmapped; nothing is being copied into it."""
+        return
 
 
 def make_spec(dtype_name: str, shape: Sequence[int]) -> Spec:

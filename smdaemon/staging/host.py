@@ -70,7 +70,7 @@ def bytes_at(address: int, nbytes: int) -> Any:
 
     import numpy as np
 
-    return np.frombuffer((ctypes.c_ubyte * nbytes).from_address(address), np.uint8)
+    return np.frombuffer(memoryview((ctypes.c_ubyte * nbytes).from_address(address)), np.uint8)
 
 
 def pieces(target: Any, source: Any) -> Iterator[Piece]:

@@ -25,7 +25,9 @@ def named_tensors(tree: Any) -> dict[str, Any]:
     for path, leaf in _leaves(tree, (), {}):
         name = SEPARATOR.join(path)
         if not path:
-            raise DropError("name-invalid", "a single tensor has no name", remedy='put it into a dict: {"name": tensor}')
+            raise DropError(
+                "name-invalid", "a single tensor has no name", remedy='put it into a dict: {"name": tensor}'
+            )
         if name in found:
             raise DropError("name-clash", f"two tensors of the tree are called {name!r}")
         found[name] = leaf
