@@ -89,15 +89,22 @@ def decode_functions(content: bytes, what: str) -> FunctionBundle:
         )
     if not message.functions:
         raise DropError("function-invalid", f"the function bundle {what!r} has no function")
+    parameters = tuple(_spec(tensor) for tensor in message.parameters)
+    if len({spec.name for spec in parameters}) < len(parameters):
+        raise DropError("function-invalid", f"two parameters of the function bundle {what!r} have one name")
     return FunctionBundle(
         {key: _function(key, message.functions[key]) for key in sorted(message.functions)},
-        tuple(_spec(tensor) for tensor in message.parameters),
+        parameters,
         message.serving_tensorflow or DEFAULT_SERVING,
         message.producer,
     )
 
 
 def _function(key: str, made: v1.ExportedFunction) -> ExportedFunction:
+    if not made.platforms:
+        raise DropError("function-invalid", f"the function {key!r} runs on no platform")
+    if made.attribute and not made.attribute.isidentifier():
+        raise DropError("function-invalid", f"the function {key!r} cannot be an attribute {made.attribute!r}")
     function = ExportedFunction(
         name=key,
         module=made.module,

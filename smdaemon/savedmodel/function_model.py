@@ -43,7 +43,8 @@ def function_contents(
         variables.setdefault(id(values[name]), Variable(values[name], trainable=is_trainable(values[name].dtype)))
     root = _objects(nest(parameters, "/").root, {name: variables[id(values[name])] for name in parameters})
     signatures: dict[str, GraphFunction] = {}
-    for number, (key, function) in enumerate(bundle.functions.items()):
+    # by their keys, so that the order in which they were given decides nothing
+    for number, (key, function) in enumerate(sorted(bundle.functions.items())):
         made = signatures[key] = graph_function(function, parameters, number)
         if function.attribute:
             if hasattr(root, function.attribute):
@@ -79,7 +80,9 @@ def _object(kind: Kind, children: dict[str, Any]) -> Any:
 def check_values(bundle: FunctionBundle, values: Mapping[str, Tensor]) -> None:
     """Mismatch `parameters-mismatch` unless there is a value of the right dtype and shape for every parameter."""
     problems = [
-        _misfit(spec, spec.name, values[spec.name]) if spec.name in values else f"no tensor is the parameter {spec.name!r}"
+        _misfit(spec, spec.name, values[spec.name])
+        if spec.name in values
+        else f"no tensor is the parameter {spec.name!r}"
         for spec in bundle.parameters
     ]
     _refuse_all([problem for problem in problems if problem])

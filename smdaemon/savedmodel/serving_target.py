@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from smdaemon.errors import DropError
 
+OLDEST_CALLING_CONVENTION = 5
+"""Older modules are not portable artifacts of StableHLO."""
+
 DEFAULT_SERVING = "2.19"
 """Runs on every release from 2.19 on."""
 
@@ -66,7 +69,15 @@ def stablehlo_version(module: bytes) -> tuple[int, int, int]:
 
 
 def check_runs(name: str, module: bytes, version: int, target: ServingTarget) -> None:
-    """DropError `function-too-new` unless the target understands the calling convention and the StableHLO of a module."""
+    """DropError unless the target understands the calling convention and the StableHLO of a module.
+
+    Its code is `function-too-new`, or `function-invalid` for what no release understands.
+    """
+    if version < OLDEST_CALLING_CONVENTION:
+        raise DropError(
+            "function-invalid",
+            f"the function {name!r} has calling convention {version}, TensorFlow knows {OLDEST_CALLING_CONVENTION} at least",
+        )
     if version > target.calling_convention:
         raise _too_new(name, f"has calling convention {version}", str(target.calling_convention), target)
     written = stablehlo_version(module)
