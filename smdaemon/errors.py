@@ -101,6 +101,10 @@ CODES: dict[str, Code] = {
     "no-daemon": Code(
         "no daemon answers on the control socket", "start it with: smdaemon run, or give its socket with --socket"
     ),
+    "extra-missing": Code(
+        "what was asked for needs a package that is not installed with smdaemon itself",
+        "install the extra that the message names",
+    ),
     # the data: DropError
     "source-missing": Code("the source does not exist", "give the path of an existing training output"),
     "source-not-regular": Code(
@@ -240,6 +244,7 @@ CODES: dict[str, Code] = {
         "no daemon answers on the handoff socket",
         "start it with: smdaemon run, with handoff_socket in its configuration",
     ),
+    "handoff-elsewhere": Code("another host's daemon was chosen to write", "nothing needs to be done"),
     "handoff-cancelled": Code("a handoff was given up before it was complete", "nothing needs to be done"),
     # the environment: EnvironmentFault
     "disk-full": Code("no space is left where smdaemon writes", "free some space; smdaemon tries again by itself"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from smdaemon import systemd
 from smdaemon.config import Config
 from smdaemon.daemon.intake import Intake
-from smdaemon.errors import ConfigError, DropError, EnvironmentFault
+from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError
 from smdaemon.handoff.holdings import Committed, Holdings
 from smdaemon.handoff.memory import adopted_segment
 from smdaemon.handoff.server import Ended, Handed, HandoffServer
@@ -93,12 +93,24 @@ class Handoffs:
                     os.close(fd)
                 _forget(export)
                 continue
-            segment = adopted_segment(fds["segment"], os.fstat(fds["segment"]).st_size)
+            try:
+                self._take_back(export, fds["segment"], fds["plan"], job)
+            except SmdaemonError as error:
+                os.close(fds["plan"])
+                _forget(export)
+                _log.warning("handoff not taken back", job=job.id, code=error.code, reason=error.message)
+
+    def _take_back(self, export: str, segment_fd: int, plan_fd: int, job: Job) -> None:
+        segment = adopted_segment(segment_fd, os.fstat(segment_fd).st_size)
+        try:
             self.holdings.claim(segment.nbytes, None)
-            held = self.holdings.add(segment, None)
-            self.holdings.begin(held, export)
-            self.holdings.commit(held, fds["plan"]).job = job.id
-            _log.info("handoff taken back", job=job.id, bytes=segment.nbytes)
+        except SmdaemonError:
+            segment.close()
+            raise
+        held = self.holdings.add(segment, None)
+        self.holdings.begin(held, export)
+        self.holdings.commit(held, plan_fd).job = job.id
+        _log.info("handoff taken back", job=job.id, bytes=segment.nbytes)
 
     async def serve(self, listener: socket.socket, cancel: Callable[[int], Awaitable[Job]]) -> None:
         """Serve trainers until cancelled; `cancel` cancels a job."""

@@ -9,7 +9,7 @@
             sidecar.save(step, params, model="ranker")  # milliseconds; a version appears when it is written
 
 `attach` and `describe` are the trainer's side, plain synchronous code that may be called from any thread; server.py is the daemon's. The modules, each
-using those before it: protocol, memory; channel, client; holdings, server.
+using those before it: protocol, memory; channel, handle, link, client; holdings, server.
 """
 
 from importlib import import_module

@@ -11,7 +11,7 @@ from smdaemon.handoff import protocol
 from smdaemon.handoff.protocol import FDS_LIMIT, MESSAGE_BYTES, PROTOCOL, Hello, Message, Refused, Welcome
 
 _SEND_SECONDS = 2
-_GREETING_SECONDS = 5.0
+_GREETING_SECONDS = 15.0
 
 
 class Channel:

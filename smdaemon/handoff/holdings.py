@@ -65,12 +65,12 @@ class Holdings:
         """How many segments there are."""
         return len(self._held)
 
-    def claim(self, nbytes: int, owner: object) -> None:
+    def claim(self, nbytes: int, owner: object | None) -> None:
         """Count `nbytes` as used for a segment that is about to be made.
 
         EnvironmentFault `handoff-memory` where the budget has not so many left; DropError `handoff-protocol` for one segment too many.
         """
-        if len(self.held_by(owner)) >= SEGMENTS_LIMIT:
+        if owner is not None and len(self.held_by(owner)) >= SEGMENTS_LIMIT:
             raise DropError("handoff-protocol", f"a trainer has {SEGMENTS_LIMIT} segments already")
         if self.used_bytes + nbytes > self.budget_bytes:
             raise EnvironmentFault(

@@ -53,10 +53,14 @@ class Segment:
                 view[start : start + length : PAGE_BYTES] = bytes(len(range(0, length, PAGE_BYTES)))
 
     def close(self) -> None:
-        """Give the memory back, as far as this process holds it. Views of the buffer keep their map until they go."""
+        """Give the memory back, as far as this process holds it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        self.unmap()
+
+    def unmap(self) -> None:
+        """Take the bytes out of this process' map; views of the buffer keep it until they go."""
         if self._map is not None:
             mapped, self._map = self._map, None
             with suppress(BufferError):  # somebody has a view: the map goes with it

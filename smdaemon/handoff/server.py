@@ -144,8 +144,11 @@ class HandoffServer:
     async def commit(self, connection: "_Connection", held: Held, message: Commit, plan: int) -> None:
         """Take an export over; the trainer is told what becomes of it, whatever that is."""
         self.holdings.commit(held, plan)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _COMMIT_SECONDS):  # half a commit must not be
+        # half a commit must not be, whatever becomes of the connection meanwhile
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _COMMIT_SECONDS) as scope:
             await self._accept(connection, message, plan)
+        if scope.cancelled_caught:
+            self.ended(message.export, Ended(code="io-error", message="the journal did not take the export in time"))
 
     async def _accept(self, connection: "_Connection", message: Commit, plan: int) -> None:
         try:
@@ -299,6 +302,7 @@ class _Connection:
             holdings.claim(nbytes, self)
             try:
                 segment = await trio.to_thread.run_sync(make_segment, nbytes)
+                segment.unmap()  # the pages stay; this process has no use for its view of them
             except BaseException:
                 holdings.unclaim(nbytes)
                 raise
