@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format bench protos lock clean
+.PHONY: demo test lint format bench compatibility protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -44,6 +44,10 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Makes environments of its own in .venv-compat: two releases of JAX, three of TensorFlow.
+compatibility: | $(BIN)/uv
+	$(BIN)/python tests/compatibility/matrix.py $(ARGS)
+
 protos: $(VENV)/.dev
 	$(BIN)/python protos/generate.py
 
@@ -54,4 +58,4 @@ lock: | $(BIN)/uv
 	    -c requirements/run.txt -o requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) .venv-compat dist build

@@ -1,6 +1,8 @@
 """The documentation says what the code does: tables, links, examples, worked bytes, the service's unit."""
 
+import dataclasses
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +17,7 @@ from smdaemon.jobs.states import State
 from smdaemon.proto.mapping import request_from_json
 from smdaemon.savedmodel import write_weights
 from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY
+from smdaemon.savedmodel.serving_target import TARGETS
 from smdaemon.tensorbundle import ArrayTensor, BundleReader
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +27,12 @@ FORMAT = ROOT / "docs" / "format.md"
 
 def load_reference() -> ModuleType:
     """docs/reference.py, which is a script and no package's module."""
-    spec = importlib.util.spec_from_file_location("docs_reference", ROOT / "docs" / "reference.py")
+    return load_script("docs/reference.py")
+
+
+def load_script(path: str) -> ModuleType:
+    """A script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(path.removesuffix(".py").replace("/", "_"), ROOT / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -143,6 +151,17 @@ def test_the_worked_bytes_are_what_we_write(tmp_path: Path):
     assert (tmp_path / "1" / "fingerprint.pb").read_bytes() == worked_bytes("fingerprint")
     with BundleReader(tmp_path / "1" / "variables" / "variables") as bundle:
         assert bundle.string_elements(OBJECT_GRAPH_KEY) == [worked_bytes("trackable")]
+
+
+def test_the_matrix_is_what_was_measured():
+    """docs/compatibility.md shows the results of the last `make compatibility`, and they contradict nothing in the code."""
+    tables = load_script("tests/compatibility/tables.py")
+    results = json.loads((ROOT / "tests/compatibility/results.json").read_text())
+    page = (ROOT / "docs/compatibility.md").read_text()
+    assert tables.with_tables(page, results) == page
+    assert tables.contradictions(results) == []
+    measured = {target["tensorflow"]: target for target in tables.targets(results)}
+    assert measured == {name: dataclasses.asdict(target) for name, target in TARGETS.items()}
 
 
 def test_systemd_has_nothing_to_say_about_the_unit(tmp_path: Path):
