@@ -81,10 +81,20 @@ def _daemon_facts(answer: Json, now: datetime) -> list[tuple[str, object]]:
         ("workers", f"{answer['workers_busy']} of {answer['workers']} busy"),
         ("host memory", f"{output.human_bytes(used)} of {output.human_bytes(limit)}"),
     ]
+    if "handoff" in answer:
+        facts.append(("handoff", _handoff(answer["handoff"])))
     if "config_error" in answer:
         error = answer["config_error"]
         facts.insert(3, ("reload refused", f"{error['message']} ({error['code']}); {error['remedy']}"))
     return facts
+
+
+def _handoff(handoff: Json) -> str:
+    used, limit = handoff["memory_used_bytes"], handoff["memory_bytes"]
+    told = f"{handoff['trainers']} trainers, {output.human_bytes(used)} of {output.human_bytes(limit)}"
+    if handoff["saves"]:
+        told += f", {handoff['saves']} saves, {handoff['skipped']} skipped, last stall {handoff['last_stall_seconds'] * 1e3:.1f} ms"
+    return told
 
 
 def _counts(jobs: dict[str, int]) -> str:

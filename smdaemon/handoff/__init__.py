@@ -8,20 +8,26 @@
             params = train_step(params)
             sidecar.save(step, params, model="ranker")  # milliseconds; a version appears when it is written
 
-`attach` and `describe` are the trainer's side, plain synchronous code that may be called from any thread; server.py is the daemon's. The modules, each
-using those before it: protocol, memory; channel, handle, link, client; holdings, server.
+`attach` and `describe` are the trainer's side, plain synchronous code that may be called from any thread; `attach_async` is for trio programs; server.py is the
+daemon's. The modules, each
+using those before it: protocol, memory; channel, handle, link, client, async_client; holdings, server.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from smdaemon.handoff.async_client import AsyncSidecar, attach_async
     from smdaemon.handoff.client import Handle, Outcome, Sidecar, attach
     from smdaemon.savedmodel.jax import describe
 
-__all__ = ["Handle", "Outcome", "Sidecar", "attach", "describe"]
+__all__ = ["AsyncSidecar", "Handle", "Outcome", "Sidecar", "attach", "attach_async", "describe"]
 
-_LATER = {"describe": "smdaemon.savedmodel.jax"}
+_LATER = {
+    "describe": "smdaemon.savedmodel.jax",
+    "AsyncSidecar": "smdaemon.handoff.async_client",
+    "attach_async": "smdaemon.handoff.async_client",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ from daemon_kit import write_config
 from daemon_process import SmdaemonProcess
 
 from smdaemon.errors import DropError, SmdaemonError
-from smdaemon.handoff import attach
+from smdaemon.handoff import attach, attach_async
 from smdaemon.savedmodel.verify import verify
 from smdaemon.tensorbundle import BundleReader
 
@@ -295,7 +295,7 @@ def test_io_device_names_the_host_that_writes(tmp_path):
 
 TRAINER = """
 import sys, numpy as np
-from smdaemon.handoff import attach
+from smdaemon.handoff import attach, attach_async
 sidecar = attach(sys.argv[1])
 sidecar.reserve(1 << 20)
 {body}
@@ -439,3 +439,16 @@ def test_the_service_manager_keeps_the_tensors_over_a_restart(root, monkeypatch)
         for fd in kept.values():
             os.close(fd)
     assert_saved(root / "models" / "4", params(4))
+
+
+async def test_a_trio_program_hands_over_without_blocking(started, tmp_path):
+    """The same calls, awaited."""
+    async with started(daemon=HANDOFF):
+        async with attach_async(tmp_path / "handoff.sock", name="async") as sidecar:
+            assert await sidecar.reserve(params(1))
+            handle = await sidecar.save(1, params(1), model="ranker", mode="direct")
+            await sidecar.barrier(handle)
+            assert await sidecar.staged(handle)
+            outcome = await sidecar.result(handle)
+        assert (outcome.state, outcome.version) == ("published", 1)
+    assert_saved(tmp_path / "models" / "1", params(1))
