@@ -5,6 +5,7 @@ Reading it yields one frozen `Config`; nothing is corrected silently, and a cont
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -47,6 +48,12 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     # bytes of host memory that exports may hold together, page cache aside
     host_memory: str = "1GiB"
+    # how nice the daemon is to other processes: 0 as they are, 19 only when nobody else wants the processor
+    nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 0
+    # the daemon's share of the disks: "best-effort:0" to "best-effort:7", "idle", or empty for the system's own choice
+    io_priority: Annotated[str, msgspec.Meta(pattern="^(|idle|best-effort:[0-7])$")] = ""
+    # bytes that exports leave free where they publish; below it the queues of the models there pause
+    min_free: str = "256MiB"
     # how long a stopping daemon lets running exports finish
     drain_seconds: NotNegative = 30.0
     # how long ended jobs are kept in the journal; of each model the newest 1000 always are
@@ -60,6 +67,11 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     def host_memory_bytes(self) -> int:
         """`host_memory` in bytes."""
         return parse_size(self.host_memory)
+
+    @property
+    def min_free_bytes(self) -> int:
+        """`min_free` in bytes."""
+        return parse_size(self.min_free)
 
     @property
     def handoff_memory_bytes(self) -> int:
@@ -154,6 +166,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     exclude: list[str] = msgspec.field(default_factory=list)
     # tensor name in the drop -> name in the SavedModel
     rename: dict[str, str] = msgspec.field(default_factory=dict)
+    # bytes a second that an export writes at most, such as "200MB"; empty for no limit
+    write_rate: str = ""
     # data files of variables/, written in parallel; 0 chooses by size
     shards: Annotated[int, msgspec.Meta(ge=0, le=99999)] = 0
     # what separates the parts of a tensor's name; empty chooses "/" or "." by the names
@@ -290,34 +304,47 @@ def _check(config: Config, path: Path, lines: _Lines) -> None:
     def refuse(code: str, where: str, message: str, remedy: str | None = None) -> ConfigError:
         return ConfigError(code, f"{path}:{lines.of(where)}: {message}", remedy=remedy)
 
-    for key in ("host_memory", "handoff_memory"):
-        try:
-            parse_size(getattr(config.daemon, key))
-        except ValueError as error:
-            raise refuse("config-invalid", f"$.daemon.{key}", f"{key}: {error}") from error
-    if config.daemon.handoff_socket and _normal(config.daemon.handoff_socket, path) == _normal(
-        config.daemon.control_socket, path
-    ):
-        message = "handoff_socket and control_socket are the same"
-        raise refuse("config-conflict", "$.daemon.handoff_socket", message, "give each a path of its own")
+    _check_daemon(config.daemon, path, refuse)
     seen: set[tuple[str, str]] = set()
     for index, model in enumerate(config.model):
         at = f"$.model[{index}]"
-        if not NAME.fullmatch(model.name):
-            message = f"model name {model.name!r} may hold letters, digits, '_', '.' and '-' only"
-            raise refuse("config-invalid", f"{at}.name", message)
+        _check_model(model, at, refuse)
         watch, publish = _normal(model.watch, path), _normal(model.publish, path)
         for key, value in (("name", model.name), ("publish", str(publish)), ("watch", str(watch))):
             if (key, value) in seen:
                 message = f"two models have the {key} {getattr(model, key)!r}"
                 raise refuse("config-conflict", f"{at}.{key}", message, f"give each model a {key} of its own")
             seen.add((key, value))
-        if model.function and (model.template or model.modes):
-            message = "function gives a graph, and so does template or modes"
-            raise refuse("config-conflict", f"{at}.function", message, "leave one of them out")
         if watch == publish or publish in watch.parents or (model.recursive and watch in publish.parents):
             message = f"watch {model.watch!r} and publish {model.publish!r} lie within each other"
             raise refuse("config-conflict", f"{at}.publish", message, "publish outside the watched directory")
+
+
+def _check_daemon(daemon: DaemonSettings, path: Path, refuse: Callable[..., ConfigError]) -> None:
+    for key in ("host_memory", "handoff_memory", "min_free"):
+        _check_size(daemon, key, "$.daemon", refuse)
+    if daemon.handoff_socket and _normal(daemon.handoff_socket, path) == _normal(daemon.control_socket, path):
+        message = "handoff_socket and control_socket are the same"
+        raise refuse("config-conflict", "$.daemon.handoff_socket", message, "give each a path of its own")
+
+
+def _check_model(model: ModelSettings, at: str, refuse: Callable[..., ConfigError]) -> None:
+    """What can be said of one model alone."""
+    if not NAME.fullmatch(model.name):
+        message = f"model name {model.name!r} may hold letters, digits, '_', '.' and '-' only"
+        raise refuse("config-invalid", f"{at}.name", message)
+    if model.write_rate:
+        _check_size(model, "write_rate", at, refuse)
+    if model.function and (model.template or model.modes):
+        message = "function gives a graph, and so does template or modes"
+        raise refuse("config-conflict", f"{at}.function", message, "leave one of them out")
+
+
+def _check_size(settings: msgspec.Struct, key: str, at: str, refuse: Callable[..., ConfigError]) -> None:
+    try:
+        parse_size(getattr(settings, key))
+    except ValueError as error:
+        raise refuse("config-invalid", f"{at}.{key}", f"{key}: {error}") from error
 
 
 def _normal(text: str, config_path: Path) -> Path:

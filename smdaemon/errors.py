@@ -248,6 +248,10 @@ CODES: dict[str, Code] = {
     "handoff-cancelled": Code("a handoff was given up before it was complete", "nothing needs to be done"),
     # the environment: EnvironmentFault
     "disk-full": Code("no space is left where smdaemon writes", "free some space; smdaemon tries again by itself"),
+    "disk-low": Code(
+        "less space is left where smdaemon publishes than is to stay free",
+        "free some space, remove old versions, or lower min_free; smdaemon goes on by itself",
+    ),
     "quota-exceeded": Code("the disk quota is used up where smdaemon writes", "raise the quota or free some space"),
     "io-error": Code("the storage reported an input/output error", "check the disk; smdaemon tries again by itself"),
     "permission-denied": Code("smdaemon may not read or write a path", "give the daemon's user access to it"),

@@ -5,6 +5,7 @@ import trio
 from smdaemon import log
 from smdaemon.cli.options import DEFAULT_CONFIG, ConfigFile
 from smdaemon.daemon.daemon import Daemon
+from smdaemon.daemon.neighbour import be_nice
 from smdaemon.daemon.settings import load_settings
 from smdaemon.errors import SmdaemonError
 
@@ -17,6 +18,7 @@ def run(*, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """
     settings = load_settings(config)
     log.configure(settings.daemon.log_level, settings.daemon.log_format)
+    be_nice(settings.daemon.nice, settings.daemon.io_priority)
     try:
         trio.run(Daemon(config, settings).run)
     except BaseExceptionGroup as group:

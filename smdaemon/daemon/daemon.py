@@ -23,6 +23,7 @@ from smdaemon.daemon.intake import Intake
 from smdaemon.daemon.locks import state_directory
 from smdaemon.daemon.results import ResultWriter
 from smdaemon.daemon.settings import load_settings
+from smdaemon.daemon.space import SpaceWatch
 from smdaemon.daemon.view import Condition, View
 from smdaemon.daemon.watches import Watches
 from smdaemon.errors import ConfigError, EnvironmentFault
@@ -71,6 +72,7 @@ class Daemon:
             async with open_ledger(state / "journal.sqlite") as ledger, trio.open_nursery() as nursery:
                 owner = _owner_of(state)
                 self._sweep(owner)
+                self._space = SpaceWatch(lambda: self.config, self._wake)
                 self._budget = ByteBudget(settings.host_memory_bytes)
                 intake = Intake(ledger, lambda: self.config)
                 handoffs = self._handoffs = Handoffs(ledger, intake, lambda: self.config, self._wake)
@@ -87,6 +89,7 @@ class Daemon:
                     watches=self._watches,
                     budget=self._budget,
                     handoffs=handoffs,
+                    space=self._space,
                 )
                 results = ResultWriter(ledger)
                 served = trio.Event()
@@ -97,6 +100,8 @@ class Daemon:
                 handoffs.restore(systemd.handed_over())
                 if settings.handoff_socket:
                     await nursery.start(self._serve_trainers, handoffs)
+                await self._space.look()
+                nursery.start_soon(self._space.run)
                 nursery.start_soon(self._scheduler.run)
                 nursery.start_soon(self._forget_old_jobs, ledger)
                 await self._watches.apply(self.config.model)
@@ -203,7 +208,9 @@ class Daemon:
         settings = self.config.model_named(model)
         if settings is None:
             return ModelPolicy()
-        return ModelPolicy(on_backlog=settings.on_backlog, paused=not self._watches.has_looked(model))
+        return ModelPolicy(
+            on_backlog=settings.on_backlog, paused=not self._watches.has_looked(model) or model in self._space.low
+        )
 
     def _sweep(self, owner: str) -> None:
         """Remove the drafts that an earlier run left in the publish directories."""

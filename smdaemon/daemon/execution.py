@@ -10,18 +10,20 @@ from pathlib import Path
 
 import trio
 
-from smdaemon.config import Config, ModelSettings
+from smdaemon.config import Config, ModelSettings, parse_size
 from smdaemon.errors import ConfigError, DropError
 from smdaemon.export.budget import ByteBudget, needed
 from smdaemon.export.isolated import export_isolated, has_large_graph
 from smdaemon.export.pipeline import export
 from smdaemon.export.plan import ExportPlan
+from smdaemon.export.rate import RateLimit
 from smdaemon.jobs.attempt import Attempt, Published
 from smdaemon.jobs.job import Job
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import Event
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore
+from smdaemon.publish.space import check_room
 
 
 class Execution:
@@ -59,7 +61,8 @@ class Execution:
         draft = await trio.to_thread.run_sync(store.draft, f"job{job.id}")
         try:
             async with AsyncExitStack() as held:
-                report = _JobReport(attempt, self._budget, held, plan)
+                room = partial(check_room, Path(model.publish), min_free=self._config().daemon.min_free_bytes)
+                report = _JobReport(attempt, plan, budget=self._budget, held=held, room=room, limit=_limit_of(model))
                 perform = export_isolated if await trio.to_thread.run_sync(has_large_graph, plan) else export
                 exported = await trio.to_thread.run_sync(perform, plan, draft, report, limiter=self._threads)
             await attempt.enter(Event.COMMIT)
@@ -83,17 +86,33 @@ class Execution:
         return version
 
 
+def _limit_of(model: ModelSettings) -> RateLimit | None:
+    return RateLimit(parse_size(model.write_rate)) if model.write_rate else None
+
+
 class _JobReport:
     """Tells the job how its export goes, from the export's threads."""
 
-    def __init__(self, attempt: Attempt, budget: ByteBudget, held: AsyncExitStack, plan: ExportPlan) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        plan: ExportPlan,
+        *,
+        budget: ByteBudget,
+        held: AsyncExitStack,
+        room: Callable[[int], None],
+        limit: RateLimit | None,
+    ) -> None:
         self._attempt = attempt
         self._budget = budget
         self._held = held
         self._plan = plan
+        self._room = room
+        self._limit = limit
 
     def writing(self, tensors: int, nbytes: int) -> None:
-        """Wait for host memory, then move the job on."""
+        """See that there is room on the disk, wait for host memory, then move the job on."""
+        self._room(nbytes)
         memory = needed(tensors, self._plan.shards_for(nbytes))
         trio.from_thread.run(self._held.enter_async_context, self._budget.reserved(memory))
         trio.from_thread.run(partial(self._attempt.enter, Event.WRITE, tensors=tensors, bytes_total=nbytes))
@@ -102,6 +121,8 @@ class _JobReport:
         """Count bytes; stop where the job was cancelled or the daemon is stopping."""
         self._attempt.check()
         self._attempt.progress.add(nbytes)
+        if self._limit is not None:
+            self._limit.passed(nbytes, self._attempt.check)
 
     def verifying(self) -> None:
         """Move the job on."""

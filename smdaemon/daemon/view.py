@@ -14,6 +14,7 @@ from smdaemon.config import Config, ModelSettings
 from smdaemon.control.metrics import Metrics
 from smdaemon.daemon.handoffs import Handoffs
 from smdaemon.daemon.intake import Intake
+from smdaemon.daemon.space import SpaceWatch
 from smdaemon.errors import ConfigError, SmdaemonError
 from smdaemon.export.budget import ByteBudget
 from smdaemon.jobs.bus import Lagged, Notice
@@ -62,6 +63,7 @@ class View:
         watches: Watches,
         budget: ByteBudget,
         handoffs: Handoffs,
+        space: SpaceWatch,
     ) -> None:
         self._condition = condition
         self._ledger = ledger
@@ -70,6 +72,7 @@ class View:
         self._watches = watches
         self._budget = budget
         self._handoffs = handoffs
+        self._space = space
         self._stopping = trio.Event()
         self._metrics = Metrics(self.status)
         ledger.observe(self._observe)
@@ -133,6 +136,9 @@ class View:
             model.watch_method, model.health = watch.method, watch.health
             if watch.error is not None:
                 model.error.CopyFrom(error_message(JobError.of(watch.error)))
+        if (shortage := self._space.low.get(settings.name)) is not None:
+            model.health = "degraded"
+            model.error.CopyFrom(error_message(JobError.of(shortage)))
         newest = self._ledger.newest_published.get(settings.name)
         if newest is not None and newest.version is not None:
             model.newest_version = newest.version

@@ -1,0 +1,131 @@
+"""Room on the disk: looked at before an export begins; a queue that pauses and says so; a limit of bytes a second."""
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smdaemon.errors import EnvironmentFault
+from smdaemon.export.rate import RateLimit
+from smdaemon.jobs.attempt import JobCancelled
+from smdaemon.publish import space
+
+
+class Disk:
+    """A file system whose room the test decides."""
+
+    def __init__(self, monkeypatch, free: int) -> None:
+        self.free = free
+        monkeypatch.setattr(space, "free_bytes", lambda _path: self.free)
+
+
+def test_room_is_that_of_the_nearest_directory_that_is_there(tmp_path):
+    """A publish directory is made with its first version."""
+    found = os.statvfs(tmp_path)
+    assert abs(space.free_bytes(tmp_path / "not" / "yet") - found.f_bavail * found.f_frsize) < 1 << 30
+
+
+def test_an_export_that_would_fill_the_disk_does_not_begin(monkeypatch):
+    """The message has all three numbers; it is tried again by itself."""
+    Disk(monkeypatch, 1000)
+    space.check_room(Path("/m"), 900, 100)
+    with pytest.raises(EnvironmentFault, match=r"1000 bytes left; 901 .* 100 are to stay free") as fault:
+        space.check_room(Path("/m"), 901, 100)
+    assert (fault.value.code, fault.value.retryable) == ("disk-low", True)
+
+
+def test_a_file_system_that_tells_no_size_is_believed_in_nothing(monkeypatch):
+    """Some network mounts report zero."""
+    Disk(monkeypatch, 0)
+    space.check_room(Path("/m"), 1 << 40, 1 << 40)
+
+
+async def test_a_low_disk_pauses_the_queue_visibly_and_room_sets_it_going(started, monkeypatch):
+    """The drop is accepted and waits; status says degraded, disk-low and the remedy; then it is published by itself."""
+    disk = Disk(monkeypatch, 10)
+    async with started(daemon='min_free = "1MiB"') as running:
+        running.drop("ckpt-1.npz")
+        while not (status := await running.ask(running.client.get, "/v1/status"))["jobs"].get("queued"):
+            await trio.lowlevel.checkpoint()
+        (model,) = status["models"]
+        assert (model["health"], model["error"]["code"]) == ("degraded", "disk-low")
+        assert "min_free" in model["error"]["remedy"]
+        disk.free = 1 << 40
+        await running.daemon._space.look()
+        (job,) = await running.ended()
+        assert job["state"] == "published"
+        assert (await running.ask(running.client.get, "/v1/status"))["models"][0]["health"] == "ok"
+
+
+async def test_an_export_larger_than_the_room_waits_with_its_reason(started, monkeypatch):
+    """Above the low-water mark, but not with this export: it waits, the others go on."""
+    Disk(monkeypatch, (1 << 20) + 100)
+    async with started(daemon='min_free = "1MiB"') as running:
+        running.drop("ckpt-1.npz", big=bytearray(4096))
+        while not (await running.ask(running.client.get, "/v1/status"))["jobs"].get("waiting"):
+            await trio.lowlevel.checkpoint()
+        (job,) = (await running.ask(running.client.get, "/v1/jobs", state="waiting"))["jobs"]
+        assert job["error"]["code"] == "disk-low"
+        running.drop("ckpt-2.npz")  # 48 bytes
+        (ended,) = await running.ended()
+        assert (ended["state"], ended["version"]) == ("published", 2)
+
+
+class Clock:
+    """Time that passes by waiting alone."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        """Now."""
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        """Wait."""
+        self.now += seconds
+
+
+@given(st.lists(st.integers(1, 5_000_000), min_size=1, max_size=50), st.integers(1000, 10_000_000))
+def test_no_more_passes_than_the_rate_allows(chunks, rate):
+    """Whatever the chunks: all of them take as long as they should, less one burst."""
+    clock = Clock()
+    limit = RateLimit(rate, burst_seconds=0.25, clock=clock, pause=clock.pause)
+    for chunk in chunks:
+        limit.passed(chunk, lambda: None)
+    assert sum(chunks) <= rate * (clock.now - 100 + 0.25) * 1.0001 + 1
+    assert clock.now - 100 <= sum(chunks) / rate + 0.001
+
+
+def test_time_without_writing_is_not_saved_up():
+    """After an idle hour the rate is what it was."""
+    clock = Clock()
+    limit = RateLimit(100, burst_seconds=0.25, clock=clock, pause=clock.pause)
+    clock.now += 3600
+    limit.passed(200, lambda: None)
+    assert clock.now == pytest.approx(3700 + 1.75)
+
+
+def test_whoever_waits_can_be_stopped():
+    """A cancelled job does not sit its limit out."""
+    clock = Clock()
+    limit = RateLimit(1, clock=clock, pause=clock.pause)
+
+    def stop() -> None:
+        if clock.now > 101:
+            raise JobCancelled
+
+    with pytest.raises(JobCancelled):
+        limit.passed(1_000_000, stop)
+    assert clock.now < 102
+
+
+async def test_a_model_with_a_write_rate_is_published(started):
+    """The option reaches the export."""
+    async with started(model='write_rate = "1GB"') as running:
+        running.drop("ckpt-1.npz")
+        (job,) = await running.ended()
+        assert job["state"] == "published"
