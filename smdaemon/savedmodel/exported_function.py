@@ -104,21 +104,22 @@ def _definition(
     signature.name, signature.is_stateful = f"__xla_{legal_name(function.name, set()).replace('/', '_')}_{number}", True
     for index, spec in enumerate(function.inputs):
         add_argument(made, index, f"input_{index}", spec)
-    values: dict[str, str] = {}
+    values: dict[str, tuple[str, str]] = {}  # of a parameter: the output that reads it, and its dtype
     for index, (name, spec) in enumerate(zip(captures, needed, strict=True)):
         add_capture(made, f"parameter_{index}", Captured(0, spec, resource=True))
         read = made.node_def.add()
         read.name, read.op = f"read_{index}", "ReadVariableOp"
         read.input.append(f"parameter_{index}")
         read.attr["dtype"].type = dtype_enum(spec.dtype)
-        values[name] = f"{read.name}:value:0"
+        values[name] = f"{read.name}:value:0", spec.dtype
     call = made.node_def.add()
     call.name, call.op = CALL_NODE, "XlaCallModule"
     types = []
     for operand in function.operands:
         if operand.input is None:
-            call.input.append(values[operand.parameter])
-            types.append(needed[captures.index(operand.parameter)].dtype)
+            value, dtype = values[operand.parameter]
+            call.input.append(value)
+            types.append(dtype)
         elif 0 <= operand.input < len(function.inputs):
             call.input.append(f"input_{operand.input}")
             types.append(function.inputs[operand.input].dtype)

@@ -115,8 +115,9 @@ def wrapper(
     called.name, called.op = "call", "StatefulPartitionedCall"
     called.input.extend([*(arguments[spec.name] for spec in function.inputs), *capture_names])
     fill_call(called.attr, function.definition().signature)
+    sources = {spec.name: number for number, spec in enumerate(function.outputs)}
     for number, spec in enumerate(outputs):
-        _add_output(made, number, spec, [*function.outputs].index(spec))
+        _add_output(made, number, spec, sources[spec.name])
     signature.control_output.append("call")
     made.control_ret["call"] = "call"
     return made

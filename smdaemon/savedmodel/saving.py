@@ -295,6 +295,7 @@ def _fill_concrete(made: SavedObject, trace: _Trace) -> None:
     concrete.concrete_function_name = trace["name"]
     if trace["is_signature"]:
         concrete.argument_keywords.extend(sorted(names))
+        concrete.allowed_positional_arguments = int(len(names) == 1)  # of a single input there is no order to mistake
         concrete.function_spec.CopyFrom(function_spec([], sorted(names)))
     else:
         concrete.argument_keywords.extend(names)

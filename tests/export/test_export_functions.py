@@ -60,6 +60,18 @@ def test_bundle_and_checkpoint_are_what_save_writes(tmp_path, npz):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "saved" / name).read_bytes(), name
 
 
+def test_what_tensorflow_saved_is_a_checkpoint(tmp_path, bundle, npz):
+    """The values of a SavedModel, or of tf.train.Checkpoint, with these functions."""
+    export(ExportPlan(npz, function=bundle), tmp_path / "first")
+    loaded = tf.saved_model.load(str(tmp_path / "first"))
+    loaded.scale.assign([6, 6])
+    tf.train.Checkpoint(loaded).write(str(tmp_path / "ckpt"))
+    export(ExportPlan(tmp_path / "ckpt", function=bundle), tmp_path / "second")
+    np.testing.assert_allclose(served(tf, tmp_path / "second"), Y * 2, rtol=1e-6)
+    export(ExportPlan(tmp_path / "second", function=bundle), tmp_path / "third")
+    np.testing.assert_allclose(served(tf, tmp_path / "third"), Y * 2, rtol=1e-6)
+
+
 def test_tensors_are_chosen_renamed_and_mapped(tmp_path, bundle):
     """The plan's include, exclude, rename and name map come before the parameters' names."""
     np.savez(tmp_path / "v.npz", **flat(prefix="state/params/"), **flat(prefix="state/ema/", factor=2))
@@ -102,7 +114,7 @@ def test_what_does_not_fit_is_told_at_once(tmp_path, bundle):
         ({"function": Path(__file__)}, "function-invalid", "no function bundle"),
     ],
 )
-def test_a_plan_that_contradicts_its_functions_is_refused(tmp_path, bundle, npz, change, code, says):
+def test_a_plan_that_contradicts_its_functions_is_refused(tmp_path, bundle, npz, *, change, code, says):
     """Each contradiction has its code, and nothing is written."""
     assert says in refused(code, ExportPlan(npz, **{"function": bundle, **change}), tmp_path / "out")
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from builder_graphs import read_model
-from jax_kit import KEY, run_cpp, run_everywhere, run_v2
+from jax_kit import KEY, B, run_cpp, run_everywhere, run_v2
 
 from smdaemon.savedmodel import summarize
 from smdaemon.savedmodel.jax import save
@@ -119,6 +119,19 @@ def test_tied_weights_are_one_variable(tmp_path, cpp_load):
     assert loaded.head.kernel is loaded.embed
     loaded.embed.assign(table * 2)
     np.testing.assert_array_equal(loaded(tf.constant(x)), x @ table @ table.T * 4)
+
+
+def test_results_that_are_arguments_are_copies(tmp_path):
+    """An input or a parameter that is given back, also twice, does not change with the variable."""
+    save(lambda params, x: (x, params, x, params), B, tmp_path / "model", {"x": B}, sync=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    x = np.array([3, 4], np.float32)
+    before = loaded(tf.constant(x))
+    loaded.params.assign(B * 5)
+    after = loaded(tf.constant(x))
+    for found, params in ((before, B), (after, B * 5)):
+        for value, wanted in zip(found, (x, params, x, params), strict=True):
+            np.testing.assert_array_equal(value, wanted)
 
 
 def test_no_parameter_is_a_constant_of_the_module(tmp_path):

@@ -157,6 +157,10 @@ def test_options_that_cannot_be_followed_are_refused(options, code, says):
     [
         ({}, {}, "function-invalid", "no function"),
         (affine, None, "function-invalid", "nothing tells the inputs"),
+        (affine, X, "function-invalid", "ndarray is neither a mapping nor a list"),
+        (affine, SQUARE, "function-invalid", "ShapeDtypeStruct is neither"),
+        (affine, "x", "function-invalid", "str is neither"),
+        ({"a": affine}, [X], "function-invalid", "the inputs of several functions are a list"),
         ("affine", {}, "function-invalid", "cannot be called"),
         ({"a": affine}, {"b": {"x": X}}, "function-invalid", "'b'"),
         ({1: affine}, {1: {"x": X}}, "signature-invalid", "1"),

@@ -159,6 +159,15 @@ def test_any_mapping_holds_parameters_and_inputs(tmp_path, kind):
     np.testing.assert_allclose(called, (X @ W + B) * 2, rtol=1e-6)
 
 
+def test_parameters_may_be_a_list(tmp_path):
+    """Its items are attributes of the model by their numbers."""
+    save(lambda params, x: x @ params[0] + params[1][0], [W, (B,)], tmp_path / "model", [X], sync=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    np.testing.assert_allclose(loaded(tf.constant(X)), X @ W + B, rtol=1e-6)
+    assert [variable.name for variable in loaded.variables] == ["0:0", "1/0:0"]
+    np.testing.assert_array_equal(getattr(loaded, "0"), W)
+
+
 def test_keys_may_be_numbers(tmp_path):
     """They are written in digits: 10 sorts before 9 there, and after it in JAX."""
     params = {9: jnp.float32(9), 10: jnp.float32(10)}

@@ -183,13 +183,20 @@ def _named(fn: Any, inputs: Any) -> Iterable[tuple[str, str, Any, Any]]:
         return [(DEFAULT_SERVING_SIGNATURE_DEF_KEY, "__call__", fn, inputs)]
     if not fn:
         raise DropError("function-invalid", "there is no function to save")
-    unknown = sorted((inputs or {}).keys() - fn.keys())
+    inputs = {} if inputs is None else inputs
+    if not isinstance(inputs, Mapping):
+        raise DropError(
+            "function-invalid",
+            f"the inputs of several functions are a {type(inputs).__name__}",
+            remedy="give the inputs of each function by its signature key",
+        )
+    unknown = sorted(map(repr, inputs.keys() - fn.keys()))
     if unknown:
-        raise DropError("function-invalid", f"there are inputs of {unknown[0]!r}, which is none of the functions")
+        raise DropError("function-invalid", f"there are inputs of {unknown[0]}, which is none of the functions")
     for key in fn:
         if not isinstance(key, str):
             raise DropError("signature-invalid", f"the signature key {key!r} is no text")
-    return [(key, key if key.isidentifier() else "", function, (inputs or {}).get(key)) for key, function in fn.items()]
+    return [(key, key if key.isidentifier() else "", function, inputs.get(key)) for key, function in fn.items()]
 
 
 def _array(name: str, leaf: Any) -> Any:

@@ -1,6 +1,7 @@
 """A JAX function with its parameters and inputs, or an export of one, as an ExportedFunction. Needs jax."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -147,8 +148,7 @@ def _check_differentiable(key: str, places: Sequence[str], leaves: Sequence[Any]
     if not any(map(_is_float, leaves)) or not any(map(_is_float, outputs.values())):
         sides = "no parameter or input" if not any(map(_is_float, leaves)) else "no output"
         raise DropError("function-unsupported", f"{sides} of the function {key!r} is a float")
-    twice = sorted({place for place in places if places.count(place) > 1})
-    if twice:
+    if twice := [place for place, count in Counter(places).items() if count > 1]:
         raise DropError(
             "name-clash", f"a parameter and an input of the function {key!r} would both have the gradient {twice[0]!r}"
         )
@@ -238,10 +238,11 @@ def _traced(key: str, function: Any, parameters: Any, inputs: Any, wanted: Wante
             f"the function {key!r} is TensorFlow's; smdaemon runs no TensorFlow ops",
             remedy="give a JAX function, and keep TensorFlow's pre- and post-processing outside of the model",
         )
-    if inputs is None:
+    if not isinstance(inputs, Mapping | list | tuple):
+        found = "" if inputs is None else f": {type(inputs).__name__} is neither a mapping nor a list"
         raise DropError(
             "function-invalid",
-            f"nothing tells the inputs of the function {key!r}",
+            f"nothing tells the inputs of the function {key!r}{found}",
             remedy="give inputs={name: jax.ShapeDtypeStruct(shape, dtype)}",
         )
     static, called = _split_static(key, inputs)
