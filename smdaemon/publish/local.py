@@ -2,7 +2,8 @@
 
 A draft is written in a hidden sibling of the version directory, on the same file system: TensorFlow Serving looks at names that
 are whole numbers only. The writer has synced every file and folder of the draft; `commit` renames it to its number and syncs the
-parent, so that a number never names anything but a whole SavedModel, before and after a power loss.
+parent, so that a number never names anything but a whole SavedModel, before and after a power loss. A version goes the way that it
+came: `hide` renames it to a hidden name and syncs the parent, and only then are its files deleted.
 """
 
 import errno
@@ -10,6 +11,8 @@ import filecmp
 import os
 import re
 import shutil
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from smdaemon.durable import rename_no_replace, sync_directory
@@ -24,6 +27,7 @@ class LocalStore:
     def __init__(self, root: Path, owner: str) -> None:
         self.root = root
         self._prefix = f".smdaemon-{owner}-"
+        self._hidden = f"{self._prefix}removed-"
 
     def draft(self, name: str) -> Path:
         """Where the draft called `name` is to be written: a path that does not exist, in a folder that does.
@@ -50,7 +54,7 @@ class LocalStore:
         """
         target = self.root / str(version)
         if not publish(draft, target):
-            if not _same_export(draft, target):
+            if not same_export(draft, target):
                 raise DropError("version-exists", f"version {version} exists already in {str(self.root)!r}")
             self.discard(draft)
         return target
@@ -61,16 +65,62 @@ class LocalStore:
             remove_tree(draft)
 
     def sweep(self) -> list[str]:
-        """Remove every draft that an earlier run of this owner left; their names."""
+        """Remove every draft and every hidden version that an earlier run of this owner left; their names.
+
+        Raises EnvironmentFault for the first that cannot be removed, after all were tried.
+        """
         try:
             left = [entry.name for entry in os.scandir(self.root) if entry.name.startswith(self._prefix)]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise fault(error, "publish directory") from error
-        for name in left:
-            self.discard(self.root / name)
+        self._remove_all(left)
         return left
+
+    def hide(self, version: int, identity: str) -> bool:
+        """Take a version away from its readers by one rename; `delete_hidden` then makes its room free.
+
+        False where the number names another directory by now than the one of that identity, or nothing: nothing is done then.
+        Raises EnvironmentFault where the rename is refused; the version is then where it was.
+        """
+        target = self.root / str(version)
+        hidden = self.root / f"{self._hidden}{version}-{identity.partition('/')[0]}"
+        try:
+            if not identity or identity_of(target) != identity or not rename_no_replace(target, hidden):
+                return False
+            # Between the look and the rename somebody may have put another directory there: it is given back.
+            ours = identity_of(hidden) == identity
+            if not ours:
+                rename_no_replace(hidden, target)
+            sync_directory(self.root)
+        except OSError as error:
+            raise fault(error, "removing a version") from error
+        return ours
+
+    def delete_hidden(self) -> list[str]:
+        """Delete the files of every version that was hidden; the names of those directories.
+
+        Raises EnvironmentFault for the first that cannot be deleted, after all were tried.
+        """
+        try:
+            hidden = [entry.name for entry in os.scandir(self.root) if entry.name.startswith(self._hidden)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise fault(error, "publish directory") from error
+        self._remove_all(hidden)
+        return hidden
+
+    def _remove_all(self, names: Iterable[str]) -> None:
+        refused: OSError | None = None
+        for name in names:
+            try:
+                self.discard(self.root / name)
+            except OSError as error:
+                refused = refused or error
+        if refused is not None:
+            raise fault(refused, "deleting") from refused
 
     def versions(self) -> list[int]:
         """The numbers that exist, ascending; a name counts as TensorFlow Serving would count it."""
@@ -81,6 +131,27 @@ class LocalStore:
         except OSError as error:
             raise fault(error, "publish directory") from error
         return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{1,19}", name))
+
+
+def identity_of(path: Path) -> str | None:
+    """What tells the version directory at `path` from any other that may bear its number; None where there is nothing.
+
+    The inode of the directory, and of its model file inode, size and time: inodes are used again once they are free. A link is no
+    version directory, nor is a file: of these nothing can be said, and their identity is empty. Raises OSError.
+    """
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISDIR(found.st_mode):
+        return ""
+    for name in ("saved_model.pb", "saved_model.pbtxt"):
+        try:
+            model = (path / name).lstat()
+        except FileNotFoundError:
+            continue
+        return f"{found.st_ino}/{model.st_ino}-{model.st_size}-{model.st_mtime_ns}"
+    return f"{found.st_ino}/"
 
 
 def publish(draft: Path, target: Path) -> bool:
@@ -101,7 +172,7 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, onerror=_unless_missing)
 
 
-def _same_export(draft: Path, published: Path) -> bool:
+def same_export(draft: Path, published: Path) -> bool:
     """Whether two SavedModels hold the same: same files, same bytes."""
     try:
         files = _files_below(draft)
