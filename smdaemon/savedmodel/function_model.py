@@ -136,7 +136,8 @@ def parameter_values(
 def _hint(name: str, tensors: Mapping[str, Tensor]) -> str:
     """Where the tensors have the same name beneath others, the name map that would fit."""
     for given in sorted(tensors):
-        prefix = given.removesuffix(name)
-        if prefix != given and prefix.endswith(("/", ".")):
-            return f" (there is {given!r}: a name map of '{prefix}*' to '*' would take it)"
+        for spelled in (name, name.replace("/", ".")):
+            prefix = given.removesuffix(spelled)
+            if prefix != given and prefix.endswith(("/", ".")):
+                return f" (there is {given!r}: a name map of '{prefix}*' to '*' would take it)"
     return ""

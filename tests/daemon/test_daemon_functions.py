@@ -37,9 +37,10 @@ async def test_every_checkpoint_becomes_a_servable_version(started, tmp_path, bu
     np.testing.assert_allclose(served(tf, running.models / "3"), Y, rtol=1e-6)
 
 
-async def test_later_checkpoints_are_later_versions(started, bundle):
+async def test_later_checkpoints_are_later_versions(started, tmp_path):
     """The same functions with the values of each; a name map finds them below the state of a trainer."""
-    lines = f'function = "{bundle}"\nserving_tensorflow = "2.21"\nname_map = {{"params.*" = "*"}}'
+    write_bundle(tmp_path / "predict.functions")  # a relative path starts at the configuration
+    lines = 'function = "predict.functions"\nserving_tensorflow = "2.21"\nname_map = {"params.*" = "*"}'
     async with started(model=lines) as running:
         for step in (1, 2):
             running.drop(f"ckpt-{step}.npz", **flat("/", "params.", factor=step))

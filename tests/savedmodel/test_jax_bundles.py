@@ -130,6 +130,10 @@ def test_everything_that_does_not_fit_is_told_at_once(content):
     assert [*caught.value.problems] == wanted
     assert "and 3 more" in caught.value.message
     assert all(problem in caught.value.remedy for problem in wanted)
+    content_of_nested = describe(lambda p, x: x, {"a": {"b": B}}, {"x": X})
+    with pytest.raises(Mismatch, match=r"'model\.a\.b': a name map of 'model\.\*' to '\*' would take it"):
+        contents_of(content_of_nested, {"model.a.b": B})
+    contents_of(content_of_nested, {"model.a.b": B}, name_map={"model.*": "*"})
     with pytest.raises(Mismatch, match=r"'other' is float32 of \(2,\), and the parameter 'a' was float32 of \(3, 2\)"):
         contents_of(content, {"other": B, "b": B, "c": W, "d": B}, name_map={"other": "a"})
 

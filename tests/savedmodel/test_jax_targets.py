@@ -44,6 +44,20 @@ def test_the_default_is_the_oldest_release():
     assert all(release in CODES["function-target-unknown"].remedy for release in TARGETS)
 
 
+def test_an_operation_that_a_release_does_not_know_is_refused(capfd):
+    """The error names it, and the operations that there are; MLIR prints nothing by itself."""
+
+    def accurate(params, x):
+        return jax.lax.tanh(x, accuracy=jax.lax.AccuracyMode.HIGHEST) @ params["w"]
+
+    with pytest.raises(DropError, match=r"TensorFlow 2\.19, .*'vhlo.tanh_v2'.* are .*dot_general, .*tanh$") as caught:
+        describe(accurate, PARAMS, {"x": X}, serving_tensorflow="2.19")
+    assert caught.value.code == "function-unsupported"
+    assert "later release" in caught.value.remedy
+    assert capfd.readouterr().err == ""
+    describe(accurate, PARAMS, {"x": X}, serving_tensorflow="2.20")
+
+
 @pytest.mark.parametrize("made", RELEASES)
 @pytest.mark.parametrize("serving", RELEASES)
 def test_a_bundle_for_a_later_release_is_refused(bundles, made, serving):

@@ -12,7 +12,8 @@ Custom calls that TensorFlow's XLA does not have are refused by name. Needs jaxl
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from smdaemon.errors import DropError
@@ -90,16 +91,33 @@ class StableHlo:
             _register_passes(self._stablehlo)
             self._drop_donations()
             passmanager.PassManager.parse(_PASSES).run(self._module.operation)
-            try:
-                written: bytes = self._stablehlo.serialize_portable_artifact(self._module, target.stablehlo)
-            except (ValueError, RuntimeError) as error:
-                raise DropError(
-                    "function-unsupported",
-                    f"the function {self._name!r} cannot be written for TensorFlow {target.tensorflow}, whose StableHLO is "
-                    f"{target.stablehlo}: {error}; its operations are {', '.join(self._kinds())}",
-                    remedy="name a later release as serving_tensorflow, or change the function",
-                ) from error
+            kinds = self._kinds()  # what cannot be written is half rewritten then
+            with self._diagnostics() as said:
+                try:
+                    written: bytes = self._stablehlo.serialize_portable_artifact(self._module, target.stablehlo)
+                except (ValueError, RuntimeError) as error:
+                    raise DropError(
+                        "function-unsupported",
+                        f"the function {self._name!r} cannot be written for TensorFlow {target.tensorflow}, whose "
+                        f"StableHLO is {target.stablehlo}: {said[0] if said else error}; its operations are {', '.join(kinds)}",
+                        remedy="name a later release as serving_tensorflow, or change the function",
+                    ) from error
         return written
+
+    @contextmanager
+    def _diagnostics(self) -> Iterator[list[str]]:
+        """What MLIR says meanwhile, in place of stderr; without the operations that it prints behind it."""
+        said: list[str] = []
+
+        def note(diagnostic: Any) -> bool:
+            said.append(str(diagnostic.message).partition(": %")[0])
+            return True
+
+        handler = self._context.attach_diagnostic_handler(note)
+        try:
+            yield said
+        finally:
+            handler.detach()
 
     def _operations(self) -> list[Any]:
         found: list[Any] = []

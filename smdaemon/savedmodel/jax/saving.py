@@ -60,7 +60,7 @@ def save(
     `fn` is a function (jitted or not), a `jax.export.Exported` or its serialised bytes, or a mapping of signature keys to these; a
     single one is `serving_default`, and the loaded model itself can be called. Functions of a mapping are attributes of the loaded model, by
     their keys. `params` is any pytree of arrays and numbers; each becomes a variable, named by its path ("layers/0/kernel"), of the dtype
-    that JAX gives it: unless jax_enable_x64 is set, 64 bits become 32. An array that is in several places is one variable.
+    that JAX gives it: unless jax_enable_x64 is set, 64 bits become 32, for inputs too. An array that is in several places is one variable.
 
     `inputs` are the function's arguments by name (or a sequence, for positional arguments): arrays, `jax.ShapeDtypeStruct` or pytrees
     of them; sizes may be symbolic (`symbolic`). What is no array is static: a Python value that the function is compiled with. With
@@ -212,7 +212,16 @@ def _array(name: str, leaf: Any) -> Any:
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     if dtype == array.dtype:
         return array
-    return jax.ShapeDtypeStruct(array.shape, dtype) if isinstance(array, jax.ShapeDtypeStruct) else array.astype(dtype)
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(array.shape, dtype)
+    converted = array.astype(dtype)
+    if dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise DropError(
+            "dtype-unsupported",
+            f"the parameter {name!r} holds whole numbers that {dtype} does not",
+            remedy="set jax_enable_x64, or convert it before it is saved",
+        )
+    return converted
 
 
 def _values(params: Any) -> dict[str, Tensor]:
