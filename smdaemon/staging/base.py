@@ -7,6 +7,7 @@ tensors has imported it, so that it is found in `sys.modules`.
 import math
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from smdaemon.errors import DropError, EnvironmentFault
@@ -88,15 +89,22 @@ def make_spec(dtype_name: str, shape: Sequence[int]) -> Spec:
     return Spec(dtype_name, whole, math.prod(whole) * dtype.itemsize)
 
 
+@lru_cache
+def name_of(dtype: Any) -> str:
+    """The name of a dtype of numpy or JAX; numpy makes it anew each time, at a cost that thousands of tensors feel."""
+    return str(dtype.name)
+
+
 def loaded(module: str, attribute: str) -> Any:
     """An attribute of a module if the process has imported it, else None; also while another thread still imports it."""
     return getattr(sys.modules.get(module), attribute, None)
 
 
 def memory_short(nbytes: int, device: str) -> EnvironmentFault:
-    """The fault of a device that has no room for a snapshot."""
+    """The fault of a device that has no room for a snapshot of so many bytes; 0 where they are not known."""
+    size = f" of {nbytes} bytes" if nbytes else ""
     return EnvironmentFault(
         "memory-short",
-        f"{device} has no memory left for a snapshot of {nbytes} bytes",
+        f"{device} has no memory left for a snapshot{size}",
         remedy='save with mode="direct" and wait in barrier() before the next update, or leave the device more memory',
     )

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from smdaemon.errors import EnvironmentFault
-from smdaemon.staging.base import Spec, loaded, make_spec, memory_short
+from smdaemon.staging.base import Spec, loaded, make_spec, memory_short, name_of
 from smdaemon.staging.cuda_clones import CloneStager
 
 
@@ -22,7 +22,7 @@ class CupyStager(CloneStager):
     def spec(self, tensor: Any) -> Spec:
         """See `Stager`."""
         self.saw_device(self.device_of(tensor))
-        return make_spec(tensor.dtype.name, tensor.shape)
+        return make_spec(name_of(tensor.dtype), tensor.shape)
 
     def device_of(self, tensor: Any) -> int:
         """See `CloneStager`."""

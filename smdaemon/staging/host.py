@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from smdaemon.staging.base import Spec, Stager, make_spec
+from smdaemon.staging.base import Spec, Stager, make_spec, name_of
 from smdaemon.tensorbundle.dtypes import dtype_named
 
 PIECE_BYTES = 16 << 20
@@ -33,7 +33,7 @@ class HostStager(Stager):
         import numpy as np
 
         array = np.asarray(tensor)
-        return make_spec(array.dtype.name, array.shape)
+        return make_spec(name_of(array.dtype), array.shape)
 
     def snapshot(self, tensors: Sequence[Any]) -> Sequence[Any]:
         """Not cheap here."""
@@ -48,7 +48,7 @@ class HostStager(Stager):
             (
                 piece
                 for array, buffer in zip(arrays, into, strict=True)
-                for piece in pieces(as_array(buffer, array.dtype.name, array.shape), array)
+                for piece in pieces(as_array(buffer, name_of(array.dtype), array.shape), array)
             ),
             threads,
         )

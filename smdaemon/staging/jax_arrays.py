@@ -8,12 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
 from smdaemon.errors import DropError, EnvironmentFault
-from smdaemon.staging.base import Spec, Stager, loaded, make_spec, memory_short
+from smdaemon.staging.base import Spec, Stager, loaded, make_spec, memory_short, name_of
 from smdaemon.staging.host import as_array, copy_pieces, pieces
 
 BATCH_BYTES = 256 << 20
@@ -62,7 +62,7 @@ class JaxStager(Stager):
             )
         if _is_key(tensor):
             tensor = sys.modules["jax"].eval_shape(sys.modules["jax"].random.key_data, tensor)
-        return make_spec(tensor.dtype.name, tensor.shape)
+        return make_spec(name_of(tensor.dtype), tensor.shape)
 
     def snapshot(self, tensors: Sequence[Any]) -> Sequence[Any]:
         """Copies on the devices, one launch for each group of devices; `memory-short` where these have no room."""
@@ -94,8 +94,9 @@ def copies(tensors: Sequence[Any]) -> list[Any]:
             devices = tuple(array.sharding.devices_indices_map(array.shape))
             groups.setdefault((devices, array.sharding.memory_kind), []).append(item)
     for items in groups.values():
-        with jax_errors(sum(arrays[item].nbytes for item in items)):
-            for item, copied in zip(items, _copier()([arrays[item] for item in items]), strict=True):
+        group = [arrays[item] for item in items]
+        with jax_errors(group):
+            for item, copied in zip(items, _copier()(group), strict=True):
                 made[item] = copied
     return made
 
@@ -124,7 +125,7 @@ def parts_of(tensor: Any, buffer: memoryview) -> list[Part]:
     the tensor was deleted.
     """
     array = plain(tensor)
-    whole = Spec(array.dtype.name, tuple(array.shape), len(buffer))
+    whole = Spec(name_of(array.dtype), tuple(array.shape), len(buffer))
     return [Part(values, place, whole, buffer) for place, values in pieces_of(array)]
 
 
@@ -195,8 +196,8 @@ def apart(act: Callable[[], list[Any]]) -> list[Any]:
 
 
 @contextmanager
-def jax_errors(nbytes: int = 0) -> Iterator[None]:
-    """What JAX raises, as the errors of `Stager`; `nbytes` is what was asked of a device's memory."""
+def jax_errors(arrays: Sequence[Any] = ()) -> Iterator[None]:
+    """What JAX raises, as the errors of `Stager`; the arrays are those for which a device's memory was asked."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -204,7 +205,7 @@ def jax_errors(nbytes: int = 0) -> Iterator[None]:
         if "deleted" in text:
             raise _deleted() from error
         if "RESOURCE_EXHAUSTED" in text:
-            raise memory_short(nbytes, "the device") from error
+            raise memory_short(sum(array.nbytes for array in arrays), "the device") from error
         raise EnvironmentFault("handoff-tensor", f"JAX could not give a tensor: {text.splitlines()[0]}") from error
 
 
@@ -223,5 +224,10 @@ def _deleted(shape: str = "") -> DropError:
 
 
 def _is_key(tensor: Any) -> bool:
+    return _is_key_type(tensor.dtype)
+
+
+@lru_cache
+def _is_key_type(dtype: Any) -> bool:
     dtypes = sys.modules["jax"].dtypes
-    return bool(dtypes.issubdtype(tensor.dtype, dtypes.prng_key))
+    return bool(dtypes.issubdtype(dtype, dtypes.prng_key))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from smdaemon.staging.base import SUB_BYTE, name_of
 from smdaemon.staging.host import as_array, copy_pieces, pieces
 from smdaemon.staging.jax_arrays import JaxStager, apart, copies, jax_errors, pieces_of, plain, refuse_deleted
 
@@ -37,7 +38,7 @@ class JaxCpuStager(JaxStager):
     def copy(self, tensors: Sequence[Any], into: Sequence[memoryview], threads: int) -> None:
         """See `Stager`."""
         with jax_errors():
-            held = [tensor if isinstance(tensor, Held) else _hold(tensor) for tensor in tensors]
+            held = [tensor if isinstance(tensor, Held) else _hold(plain(tensor)) for tensor in tensors]
         copy_pieces(
             (
                 piece
@@ -59,9 +60,12 @@ def _snapshot(tensors: Sequence[Any]) -> list[Any]:
         return [_hold(array) if ready else next(launched) for array, ready in zip(arrays, computed, strict=True)]
 
 
-def _hold(tensor: Any) -> Held:
-    """Views of all parts; waits until they have been computed. RuntimeError of JAX where the tensor was deleted."""
+def _hold(array: Any) -> Held:
+    """Views of all parts; waits until they have been computed. RuntimeError of JAX where the array was deleted."""
     import numpy as np
 
-    array = plain(tensor)
-    return Held(array.dtype.name, array.shape, [(index, np.asarray(values)) for index, values in pieces_of(array)])
+    name = name_of(array.dtype)
+    if array.is_fully_replicated and name not in SUB_BYTE:
+        # the usual case, which thousands of tensors should not make slow: a view, of which JAX keeps nothing
+        return Held(name, array.shape, [((), np.asarray(array))])
+    return Held(name, array.shape, [(index, np.asarray(values)) for index, values in pieces_of(array)])

@@ -1,5 +1,6 @@
 """cupy and torch without a GPU: their arrays' values lie in numpy's arrays, what changes them is set off on a device's stream."""
 
+import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -39,12 +40,22 @@ class FakeArray:
         return self
 
     def _copied(self) -> Any:
-        """A contiguous copy, once the device has got there; garbage before."""
+        """A contiguous copy, once the device has got there; garbage before.
+
+        A thread has a stream of its own. That of the main thread is the device's; another may be ahead of it, and here it is.
+        """
         if self.nbytes > self.device.free_bytes:
             raise self.out_of_memory("no memory left")
         self.device.free_bytes -= self.nbytes
         made = type(self)(np.full(self.shape, GARBAGE, np.uint8).astype(self.values.dtype), self.device)
-        self.device.set_off(lambda: np.copyto(made.values, self.values))
+
+        def copy_values() -> None:
+            np.copyto(made.values, self.values)
+
+        if threading.current_thread() is threading.main_thread():
+            self.device.set_off(copy_values)
+        else:
+            copy_values()
         return made
 
 

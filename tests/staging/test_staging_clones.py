@@ -55,7 +55,7 @@ def test_tensors_of_all_devices_are_staged(
     ]
     tensors: list[Any] = [library.array(np.zeros_like(each), devices[at]).compute(each) for each, at in values]
     wide = np.arange(20, dtype=np.int16).reshape(4, 5)
-    tensors.append(library.array(wide.T, devices[0]))
+    tensors.append(library.array(np.zeros_like(wide).T, devices[0]).compute(wide.T))
     got = stage(library.stager(lambda: cuda), tensors, mode=mode)
     for each, wanted in zip(got, [*(each for each, _ in values), wide.T], strict=True):
         same(each, wanted)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake_cuda import NOT_REGISTERED, FakeBindings, FakeCuda, FakeCupyRuntime, FakeLibrary
+from jax.experimental.layout import Format, Layout
+from jax.sharding import SingleDeviceSharding
 from staging_kit import same, segment_for, stage
 
 from smdaemon.errors import DropError, EnvironmentFault
@@ -191,6 +193,20 @@ def test_jax_arrays_are_copied_raw_into_pinned_memory(mode: str, cuda: FakeCuda)
     assert cuda.unpinned_bytes == 0
     assert cuda.calls["register"] == cuda.calls["unregister"] == 1
     assert not cuda.streams
+
+
+def test_what_lies_otherwise_on_the_device_is_not_copied_raw(cuda: FakeCuda) -> None:
+    """Arrays of another layout, and arrays in the host's memory, come by JAX itself."""
+    device = jax.devices()[0]
+    turned = Format(Layout((1, 0)), SingleDeviceSharding(device))
+    values = jnp.arange(12.0).reshape(3, 4)
+    tensors = [
+        jax.device_put(values, turned),
+        jax.device_put(values, SingleDeviceSharding(device, memory_kind="pinned_host")),
+    ]
+    for got in stage(JaxGpuStager(lambda: cuda), tensors, mode="direct"):
+        same(got, np.arange(12, dtype=np.float32).reshape(3, 4))
+    assert not cuda.copied_from
 
 
 def test_a_donated_step_beside_the_copy_changes_nothing(cuda: FakeCuda) -> None:

@@ -150,10 +150,11 @@ def test_what_holds_for_the_trainers_thread_does_not_hold_for_a_snapshot(stager:
 @pytest.mark.parametrize("mode", ["auto", "direct"])
 def test_nothing_of_an_array_is_kept(stager: Stager, mode: str) -> None:
     """After the copy a step can donate the array again, in place, and no copy of it stays in host memory."""
-    x = jnp.zeros(SHAPE)
-    stage(stager, [x], mode=mode)
+    x, packed = jnp.zeros(SHAPE), jnp.zeros(SHAPE, jnp.int4)
+    stage(stager, [x, packed], mode=mode)
     gc.collect()
-    assert getattr(x, "_npy_value", None) is None
+    assert x._npy_value is None
+    assert packed._npy_value is None
     where = x.unsafe_buffer_pointer()
     assert step(x).unsafe_buffer_pointer() == where
 
