@@ -105,6 +105,9 @@ CODES: dict[str, Code] = {
         "what was asked for needs a package that is not installed with smdaemon itself",
         "install the extra that the message names",
     ),
+    "validator-missing": Code(
+        "the validator cannot be started", "correct validator: an executable file, and arguments one by one"
+    ),
     # the data: DropError
     "source-missing": Code("the source does not exist", "give the path of an existing training output"),
     "source-not-regular": Code(
@@ -225,6 +228,14 @@ CODES: dict[str, Code] = {
     "handoff-tensor": Code("a tensor cannot be handed over", "see the message"),
     "handoff-protocol": Code(
         "a trainer and the daemon do not understand each other", "install the same release of smdaemon on both sides"
+    "validator-refused": Code(
+        "the validator refused the export before it was published",
+        "read what it said with: smdaemon show JOB; then retry the job, or drop a sound file",
+    ),
+    "validator-timeout": Code(
+        "the validator did not end in time and was killed",
+        "raise validator_seconds, or see what keeps it with: smdaemon show JOB",
+    ),
     ),
     "handoff-refused": Code(
         "the user of a trainer may not hand tensors over", "add the user to handoff_users, or run both as one user"
@@ -277,4 +288,8 @@ CODES: dict[str, Code] = {
     # a bug
     "internal-error": Code("smdaemon met an error that it did not foresee", "report it, with the log of the daemon"),
     "demo-failed": Code("the demonstration did not end as it should", "report it with what it printed"),
+    "version-unknown": Code(
+        "this daemon published no such version, or it is no longer there",
+        "list what there is with: smdaemon versions MODEL",
+    ),
 }

@@ -1,5 +1,6 @@
 """One attempt at a job: what the scheduler hands to the daemon's export function, and how it stops it again."""
 
+from collections.abc import Mapping
 from typing import NamedTuple, Unpack
 
 import trio
@@ -23,6 +24,9 @@ class Published(NamedTuple):
     export_dir: str
     tensors: int
     bytes_total: int
+    # which directory it is, see `publish.local.identity_of`
+    identity: str = ""
+    metrics: Mapping[str, float] = {}
 
 
 class Attempt:
@@ -39,6 +43,8 @@ class Attempt:
         self.ended = trio.Event()
         # stopped because the daemon stops: the row is left as it is, and the next start resumes it
         self.abandoned = False
+        # what is to be known of the attempt however it ends, unless it is abandoned
+        self.findings: Changes = {}
         self._ledger = ledger
         self._stop = False
         self._committing = False
@@ -52,7 +58,7 @@ class Attempt:
             raise ValueError(f"an attempt cannot enter {step!r}")
         self.check()
         if step is Event.STAGE:
-            changes = {"error": None, "attempts": self.number, **changes}
+            changes = {"error": None, "validator_output": "", "attempts": self.number, **changes}
         # Before the await: who cancels during the move must be told that it is too late.
         self._committing = step is Event.COMMIT
         self.job = await self._ledger.move(self.job.id, step, **changes)

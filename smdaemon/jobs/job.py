@@ -33,7 +33,8 @@ class NewJob:
 
     `identity` says which content lies at `source` (size, mtime, inode, ...): the same model, source, identity and request
     are accepted only once. `request` is a serialised `smdaemon.v1.ExportRequest`. `order` says how new the drop is among
-    those of its model: its step, or the modification time in unix seconds.
+    those of its model: its step, or the modification time in unix seconds. `restores` is the version that lies at `source`,
+    for a job that is to publish it once more.
     """
 
     model: str
@@ -45,6 +46,7 @@ class NewJob:
     request: bytes = b""
     result_path: str = ""
     version: int | None = None
+    restores: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,10 @@ class Job:
     updated_at: float
     # of the last attempt, until the next one begins
     error: JobError | None
+    # the version that a rollback publishes once more; None for an export
+    restores: int | None
+    # the last that the validator said in the last attempt
+    validator_output: str
 
 
 class Changes(TypedDict, total=False):
@@ -87,6 +93,7 @@ class Changes(TypedDict, total=False):
     attempts: int
     retry_at: float | None
     error: JobError | None
+    validator_output: str
 
 
 class Moved(NamedTuple):
@@ -132,6 +139,8 @@ def begin(new: NewJob, job_id: int, now: float) -> Job:
         created_at=now,
         updated_at=now,
         error=None,
+        restores=new.restores,
+        validator_output="",
     )
 
 

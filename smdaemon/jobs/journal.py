@@ -8,7 +8,7 @@ at once. Read it through the control socket.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,19 +19,21 @@ from smdaemon.jobs.job import Changes, Job, JobError, Moved, NewJob, Transition,
 from smdaemon.jobs.rows import COLUMNS, acceptance_key, to_job, to_row
 from smdaemon.jobs.schema import APPLICATION_ID, MIGRATIONS
 from smdaemon.jobs.states import ACTIVE, TERMINAL, Event, State, advance
+from smdaemon.jobs.versions import Publication, VersionTable
+from smdaemon.publish.retention import Version
 
 _INSERT_JOB = """
     INSERT INTO jobs VALUES (
         NULL, :model, :state, :reason, :origin, :source, :identity, :format, :request, :result_path, :drop_order, :version,
         :export_dir, :tensors, :bytes_total, :attempts, :retry_at, :created_at, :updated_at,
-        :error_code, :error_message, :error_remedy, :error_retryable)
+        :error_code, :error_message, :error_remedy, :error_retryable, :restores, :validator_output)
 """
 _UPDATE_JOB = """
     UPDATE jobs SET
         state = :state, reason = :reason, format = :format, version = :version, export_dir = :export_dir,
         tensors = :tensors, bytes_total = :bytes_total, attempts = :attempts, retry_at = :retry_at,
         updated_at = :updated_at, error_code = :error_code, error_message = :error_message,
-        error_remedy = :error_remedy, error_retryable = :error_retryable
+        error_remedy = :error_remedy, error_retryable = :error_retryable, validator_output = :validator_output
     WHERE id = :id
 """
 # COLUMNS is a constant of this package: nothing from outside is put into a statement.
@@ -67,6 +69,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._versions = VersionTable(self._rows)
         with self._translated():
             self._connection = apsw.Connection(str(path))
             try:
@@ -124,10 +127,25 @@ class Journal:
                 return [detected, self._move(job, Event.QUEUE, now, "", {})]
             return [detected, self._move(job, Event.FAIL, now, problem.message, {"error": problem})]
 
-    def move(self, job_id: int, event: Event, now: float, *, reason: str = "", **changes: Unpack[Changes]) -> Moved:
-        """Move one job by `event`; raises `ImpossibleMoveError`, or `ConfigError` (job-unknown)."""
+    def move(
+        self,
+        job_id: int,
+        event: Event,
+        now: float,
+        *,
+        reason: str = "",
+        publication: Publication | None = None,
+        **changes: Unpack[Changes],
+    ) -> Moved:
+        """Move one job by `event`; raises `ImpossibleMoveError`, or `ConfigError` (job-unknown).
+
+        `publication` is what the table of versions is to say besides, for a job that is published.
+        """
         with self._transaction():
-            return self._move(self._known(job_id), event, now, reason, changes)
+            move = self._move(self._known(job_id), event, now, reason, changes)
+            if event is Event.PUBLISH:
+                self._versions.published(move.job, publication or Publication())
+            return move
 
     def move_all(self, job_ids: Sequence[int], event: Event, now: float, *, reason: str = "") -> list[Moved]:
         """Move all of the jobs or, if one of them cannot move, none."""
@@ -217,11 +235,37 @@ class Journal:
     def prune(self, older_than: float, keep: int) -> int:
         """Delete the jobs that ended before `older_than`, but of each model not the newest `keep` nor the newest published.
 
-        Returns how many. What was accepted stays known.
+        Returns how many. What was accepted stays known, and what was published as long as it is there.
         """
         with self._transaction():
+            self._versions.forget(older_than)
             self._rows(_DELETE_ENDED, {"older_than": older_than, "keep": keep})
             return self._connection.changes()
+
+    def versions(self, model: str) -> list[Version]:
+        """What this daemon published of a model and has not removed, newest first."""
+        with self._translated():
+            return self._versions.of(model)
+
+    def pin_version(self, model: str, export_dir: str, pinned: bool) -> None:
+        """Keep a version whatever the rules say, or no longer; `ConfigError` (version-unknown)."""
+        with self._transaction():
+            self._versions.pin(model, export_dir, pinned)
+
+    def adopt_versions(self, model: str, identities: Mapping[str, str]) -> None:
+        """Note, by the path of each version whose identity is not known, what it is."""
+        with self._transaction():
+            self._versions.adopt(model, identities)
+
+    def withdraw_version(self, model: str, export_dir: str, now: float) -> None:
+        """Note that a version is not good."""
+        with self._transaction():
+            self._versions.withdraw(model, export_dir, now)
+
+    def remove_versions(self, model: str, export_dirs: Sequence[str], now: float) -> None:
+        """Note that versions are no longer there."""
+        with self._transaction():
+            self._versions.removed(model, export_dirs, now)
 
     def _known(self, job_id: int) -> Job:
         rows = self._rows(_SELECT_JOB, (job_id,))

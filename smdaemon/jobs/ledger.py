@@ -8,7 +8,7 @@ touches the disk.
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, Unpack
 
@@ -18,7 +18,9 @@ from smdaemon.jobs.bus import Bus
 from smdaemon.jobs.job import Changes, Job, JobError, Moved, NewJob, Transition
 from smdaemon.jobs.journal import Journal
 from smdaemon.jobs.states import TERMINAL, Event, State
+from smdaemon.jobs.versions import Publication
 from smdaemon.log import get_logger
+from smdaemon.publish.retention import Version
 
 _log = get_logger(__name__)
 T = TypeVar("T")
@@ -63,10 +65,20 @@ class Ledger:
         moves = await self._write(lambda: self._journal.accept(new, self.clock(), problem))
         return moves[-1].job if moves else None
 
-    async def move(self, job_id: int, event: Event, *, reason: str = "", **changes: Unpack[Changes]) -> Job:
+    async def move(
+        self,
+        job_id: int,
+        event: Event,
+        *,
+        reason: str = "",
+        publication: Publication | None = None,
+        **changes: Unpack[Changes],
+    ) -> Job:
         """Move a job; returns it as it is after the move."""
         moves = await self._write(
-            lambda: [self._journal.move(job_id, event, self.clock(), reason=reason, **changes)],
+            lambda: [
+                self._journal.move(job_id, event, self.clock(), reason=reason, publication=publication, **changes)
+            ],
         )
         return moves[0].job
 
@@ -96,6 +108,31 @@ class Ledger:
         return self.open_jobs.get(job_id) or await self._in_thread(lambda: self._journal.get(job_id))
 
     async def page(
+    async def versions(self, model: str) -> list[Version]:
+        """What this daemon published of a model and has not removed, newest first."""
+        return await self._in_thread(lambda: self._journal.versions(model))
+
+    async def pin_version(self, model: str, export_dir: str, *, pinned: bool) -> None:
+        """See `Journal.pin_version`."""
+        await self._note(lambda: self._journal.pin_version(model, export_dir, pinned))
+
+    async def adopt_versions(self, model: str, identities: Mapping[str, str]) -> None:
+        """See `Journal.adopt_versions`."""
+        await self._note(lambda: self._journal.adopt_versions(model, identities))
+
+    async def withdraw_version(self, model: str, export_dir: str) -> None:
+        """See `Journal.withdraw_version`."""
+        await self._note(lambda: self._journal.withdraw_version(model, export_dir, self.clock()))
+
+    async def remove_versions(self, model: str, export_dirs: Sequence[str]) -> None:
+        """See `Journal.remove_versions`."""
+        await self._note(lambda: self._journal.remove_versions(model, export_dirs, self.clock()))
+
+    async def _note(self, transaction: Callable[[], None]) -> None:
+        # Shielded as a move is: what was done on the disk is to be known.
+        with trio.CancelScope(shield=True):
+            await self._in_thread(transaction)
+
         self, model: str | None = None, state: State | None = None, before: int | None = None, limit: int = 50
     ) -> list[Job]:
         """Up to `limit` jobs with an id below `before`, newest first."""

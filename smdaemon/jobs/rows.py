@@ -11,7 +11,7 @@ from smdaemon.jobs.states import State
 COLUMNS = (
     "id, model, state, reason, origin, source, identity, format, request, result_path, drop_order, version, export_dir,"
     " tensors, bytes_total, attempts, retry_at, created_at, updated_at,"
-    " error_code, error_message, error_remedy, error_retryable"
+    " error_code, error_message, error_remedy, error_retryable, restores, validator_output"
 )
 
 
@@ -50,14 +50,16 @@ def to_row(job: Job) -> dict[str, Any]:
         "error_message": printable(error.message),
         "error_remedy": printable(error.remedy),
         "error_retryable": error.retryable,
+        "restores": job.restores,
+        "validator_output": printable(job.validator_output),
     }
 
 
 def to_job(row: tuple[Any, ...]) -> Job:
     """The job of a row selected by `COLUMNS`."""
     (job_id, model, state, reason, origin, source, identity, format_, request, result_path, order, version) = row[:12]
-    (export_dir, tensors, bytes_total, attempts, retry_at, created_at, updated_at, code, *error) = row[12:]
-    message, remedy, retryable = error
+    (export_dir, tensors, bytes_total, attempts, retry_at, created_at, updated_at) = row[12:19]
+    (code, message, remedy, retryable, restores, validator_output) = row[19:]
     return Job(
         id=job_id,
         model=model,
@@ -79,6 +81,8 @@ def to_job(row: tuple[Any, ...]) -> Job:
         created_at=created_at,
         updated_at=updated_at,
         error=JobError(code, message, remedy, bool(retryable)) if code else None,
+        restores=restores,
+        validator_output=validator_output,
     )
 
 

@@ -18,19 +18,26 @@ from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS, delay
 from smdaemon.jobs.states import Event, ImpossibleMoveError, State
+from smdaemon.jobs.versions import Publication
 from smdaemon.log import get_logger
 
 _log = get_logger(__name__)
 
+# Every so many-th turn is given without regard to priority, so that no model waits for ever behind a higher one.
+FAIR_TURN = 4
 # The wall clock may jump while we sleep by trio's clock, so we look at it at least this often.
 LOOK_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ModelPolicy:
-    """How the jobs of one model are attempted. `latest`: the newest drop goes first, and once it is published the older are superseded."""
+    """How the jobs of one model are attempted. `latest`: the newest drop goes first, and once it is published the older are superseded.
+
+    `priority`: the higher goes first.
+    """
 
     on_backlog: Literal["all", "latest"] = "all"
+    priority: int = 0
     max_parallel: int = 1
     paused: bool = False
 
@@ -43,13 +50,15 @@ class _Outcome:
     event: Event
     reason: str
     changes: Changes
+    publication: Publication | None = None
 
 
 class Scheduler:
     """Attempts the jobs of `ledger` by `execute`, at most `workers` at a time.
 
-    Of one model the oldest drop goes first, and at most `max_parallel` jobs at a time, so that its versions appear in order;
-    the models take turns. `policy` is asked anew at each look; call `wake` when its answers have changed.
+    Of one model the oldest drop goes first, and at most `max_parallel` jobs at a time, so that its versions appear in order.
+    The model of the highest priority goes first, and those of one priority take turns; every `FAIR_TURN`-th turn is that of the
+    model which has waited longest, whatever its priority. A rollback goes before all of them. `policy` is asked anew at each look; call `wake` when its answers have changed.
     """
 
     def __init__(
@@ -216,17 +225,27 @@ class Scheduler:
 
     def _choose(self) -> Job | None:
         free = {name: self._free(jobs) for name, jobs in self._ledger.queued.items()}
-        ready = {name: jobs for name, jobs in free.items() if jobs and self._may_start(name)}
-        oldest = {name: min(jobs, key=_age) for name, jobs in ready.items()}
+        ready = {name: jobs for name, jobs in free.items() if jobs and self._has_room(name)}
+        rollbacks = [job for jobs in ready.values() for job in jobs if job.restores is not None]
+        if rollbacks:
+            return min(rollbacks, key=lambda job: job.id)
+        oldest = {name: min(jobs, key=_age) for name, jobs in ready.items() if not self._policy(name).paused}
         if not oldest:
             return None
-        model = min(oldest, key=lambda name: (self._turns.get(name, 0), oldest[name].id))
+        by_priority = (self._turn + 1) % FAIR_TURN != 0
+        model = min(
+            oldest,
+            key=lambda name: (
+                -self._policy(name).priority if by_priority else 0,
+                self._turns.get(name, 0),
+                oldest[name].id,
+            ),
+        )
         return max(ready[model], key=_age) if self._policy(model).on_backlog == "latest" else oldest[model]
 
-    def _may_start(self, model: str) -> bool:
-        policy = self._policy(model)
+    def _has_room(self, model: str) -> bool:
         running = sum(attempt.job.model == model for attempt in self._running.values())
-        return not policy.paused and running < policy.max_parallel
+        return running < self._policy(model).max_parallel
 
     def _start(self, job: Job, nursery: trio.Nursery) -> None:
         attempt = self._running[job.id] = Attempt(self._ledger, job)
@@ -302,7 +321,13 @@ class Scheduler:
         while True:
             tries += 1
             try:
-                await self._ledger.move(attempt.job.id, outcome.event, reason=outcome.reason, **outcome.changes)
+                await self._ledger.move(
+                    attempt.job.id,
+                    outcome.event,
+                    reason=outcome.reason,
+                    publication=outcome.publication,
+                    **outcome.changes,
+                )
             except EnvironmentFault as fault:
                 if not fault.retryable:
                     raise
@@ -325,19 +350,21 @@ def _published(attempt: Attempt, published: Published) -> _Outcome:
         "attempts": attempt.number,
         "error": None,
     }
-    return _Outcome(Event.PUBLISH, "", changes)
+    return _Outcome(Event.PUBLISH, "", changes, Publication(published.identity, published.metrics))
 
 
 def _cancelled(attempt: Attempt) -> _Outcome:
-    return _Outcome(Event.CANCEL, "cancelled on request", {"attempts": attempt.number})
+    return _Outcome(Event.CANCEL, "cancelled on request", {"attempts": attempt.number, **attempt.findings})
 
 
 def _failed(attempt: Attempt, event: Event, error: JobError, *, retry_at: float | None = None) -> _Outcome:
-    return _Outcome(event, error.message, {"attempts": attempt.number, "error": error, "retry_at": retry_at})
+    changes: Changes = {"attempts": attempt.number, "error": error, "retry_at": retry_at, **attempt.findings}
+    return _Outcome(event, error.message, changes)
 
 
 def _leading(error: Exception) -> Exception:
     """The error of a group that decides what becomes of the job; `error` itself if it is no group.
+        **attempt.findings,
 
     A bug comes before bad data, bad data before a fault that may pass: the job must not be tried again for ever because one
     of two threads met a full disk. A stop comes last: it only follows from one of the others, or is alone.

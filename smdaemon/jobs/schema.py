@@ -80,4 +80,43 @@ MIGRATIONS: tuple[str, ...] = (
         last INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    -- the version whose content a rollback publishes once more; NULL for an export
+    ALTER TABLE jobs ADD COLUMN restores INTEGER;
+    -- the last that the validator said in the last attempt, made printable; '' where none ran
+    ALTER TABLE jobs ADD COLUMN validator_output TEXT NOT NULL DEFAULT '';
+
+    -- What this daemon published, by model and directory. A row is written in the transaction that moves its job to
+    -- 'published', and outlives that job: retention removes only what stands here. A crash between the removal of a directory
+    -- and its removed_at leaves a row without a directory; the next look at the model's versions makes up for it.
+    CREATE TABLE versions (
+        model TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        -- path
+        export_dir BLOB NOT NULL,
+        -- which directory it is: what publish/local.py calls its identity. '' for what was published before this table was
+        -- there, until somebody has looked
+        identity TEXT NOT NULL,
+        -- it was the so many-th of its model to be published
+        place INTEGER NOT NULL,
+        -- unix seconds
+        published_at REAL NOT NULL,
+        -- a JSON object, name to number
+        metrics TEXT NOT NULL,
+        -- 1 where a person has said that it is to stay
+        pinned INTEGER NOT NULL,
+        -- of what a rollback published: the version that had its content first; NULL for what was exported
+        restores INTEGER,
+        -- unix seconds; since when it is not good: a rollback went back behind it, or could not publish it once more
+        withdrawn_at REAL,
+        -- unix seconds; NULL while it is there
+        removed_at REAL,
+        PRIMARY KEY (model, export_dir)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO versions
+        SELECT model, max(version), export_dir, '', row_number() OVER (PARTITION BY model ORDER BY min(id)),
+            max(updated_at), '{}', 0, NULL, NULL, NULL
+        FROM jobs WHERE state = 'published' AND version IS NOT NULL AND length(export_dir) > 0
+        GROUP BY model, export_dir;
+    """,
 )

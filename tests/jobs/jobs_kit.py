@@ -21,4 +21,7 @@ PATHS: dict[State, tuple[Event, ...]] = {
 def new_job(model="ranker", step=1, **fields):
     """A drop of `model` at `step`."""
     source = fields.pop("source", f"/runs/{model}/ckpt-{step}.npz")
-    return NewJob(model=model, origin=fields.pop("origin", "drop"), source=source, identity="1:2", order=step, **fields)
+    identity = fields.pop("identity", "1:2")
+    return NewJob(
+        model=model, origin=fields.pop("origin", "drop"), source=source, identity=identity, order=step, **fields
+    )
