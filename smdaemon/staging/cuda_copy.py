@@ -1,7 +1,7 @@
 """Copying from CUDA devices into shared memory: pinned buffers, and one thread for each device."""
 
+import logging
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +9,8 @@ from smdaemon.errors import EnvironmentFault
 from smdaemon.staging.base import Stager
 from smdaemon.staging.cuda import CudaError, CudaRuntime, find_runtime
 from smdaemon.staging.shards import Rows
+
+_log = logging.getLogger("smdaemon.handoff")
 
 ALREADY_REGISTERED = 712
 """cudaErrorHostMemoryAlreadyRegistered."""
@@ -29,7 +31,7 @@ class CudaStager(Stager):
         self._device = device
 
     def prepare(self, buffer: memoryview) -> None:
-        """Pin the buffer; warns, once in a process, where that is refused: copies are slower then."""
+        """Pin the buffer; where that is refused copies are slower, which is logged once in a process."""
         address = address_of(buffer)
         if self._device is None or address in self._prepared or (runtime := self.find()) is None:
             return
@@ -50,7 +52,7 @@ class CudaStager(Stager):
         try:
             _in_thread(self._device, runtime, lambda: runtime.unregister(address))
         except CudaError as error:
-            warnings.warn(f"CUDA does not let go of a piece of shared memory: {error}", RuntimeWarning, stacklevel=2)
+            _log.warning("CUDA does not let go of a piece of shared memory: %s", error)
 
 
 def address_of(buffer: memoryview) -> int:
@@ -115,6 +117,4 @@ _warned = threading.Event()
 def _warn_unpinned(error: CudaError) -> None:
     if not _warned.is_set():
         _warned.set()
-        warnings.warn(
-            f"CUDA cannot pin the shared memory, so that copies are slower: {error}", RuntimeWarning, stacklevel=3
-        )
+        _log.warning("CUDA cannot pin the shared memory, so that copies are slower: %s", error)
