@@ -101,12 +101,12 @@ CODES: dict[str, Code] = {
     "no-daemon": Code(
         "no daemon answers on the control socket", "start it with: smdaemon run, or give its socket with --socket"
     ),
+    "validator-missing": Code(
+        "the validator cannot be started", "correct validator: an executable file, and arguments one by one"
+    ),
     "extra-missing": Code(
         "what was asked for needs a package that is not installed with smdaemon itself",
         "install the extra that the message names",
-    ),
-    "validator-missing": Code(
-        "the validator cannot be started", "correct validator: an executable file, and arguments one by one"
     ),
     # the data: DropError
     "source-missing": Code("the source does not exist", "give the path of an existing training output"),
@@ -224,10 +224,6 @@ CODES: dict[str, Code] = {
         "the tensors are not the parameters of the function",
         "save the parameters that the function was described with, or give a name map",
     ),
-    # handoff: DropError where the trainer must act, EnvironmentFault where the machine or the daemon does
-    "handoff-tensor": Code("a tensor cannot be handed over", "see the message"),
-    "handoff-protocol": Code(
-        "a trainer and the daemon do not understand each other", "install the same release of smdaemon on both sides"
     "validator-refused": Code(
         "the validator refused the export before it was published",
         "read what it said with: smdaemon show JOB; then retry the job, or drop a sound file",
@@ -236,6 +232,10 @@ CODES: dict[str, Code] = {
         "the validator did not end in time and was killed",
         "raise validator_seconds, or see what keeps it with: smdaemon show JOB",
     ),
+    # handoff: DropError where the trainer must act, EnvironmentFault where the machine or the daemon does
+    "handoff-tensor": Code("a tensor cannot be handed over", "see the message"),
+    "handoff-protocol": Code(
+        "a trainer and the daemon do not understand each other", "install the same release of smdaemon on both sides"
     ),
     "handoff-refused": Code(
         "the user of a trainer may not hand tensors over", "add the user to handoff_users, or run both as one user"
@@ -284,12 +284,12 @@ CODES: dict[str, Code] = {
     "job-unknown": Code("there is no job of that id", "list the jobs with: smdaemon jobs"),
     "job-not-cancellable": Code("the job has ended already or is being committed", "nothing needs to be done"),
     "job-not-retryable": Code("the job has not failed", "only failed and cancelled jobs can be retried"),
-    "usage": Code("the command line or the request to the socket is off", "see: smdaemon --help"),
-    # a bug
-    "internal-error": Code("smdaemon met an error that it did not foresee", "report it, with the log of the daemon"),
-    "demo-failed": Code("the demonstration did not end as it should", "report it with what it printed"),
     "version-unknown": Code(
         "this daemon published no such version, or it is no longer there",
         "list what there is with: smdaemon versions MODEL",
     ),
+    "usage": Code("the command line or the request to the socket is off", "see: smdaemon --help"),
+    # a bug
+    "internal-error": Code("smdaemon met an error that it did not foresee", "report it, with the log of the daemon"),
+    "demo-failed": Code("the demonstration did not end as it should", "report it with what it printed"),
 }

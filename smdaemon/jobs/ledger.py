@@ -103,11 +103,6 @@ class Ledger:
                     self._states = Counter(await self._in_thread(self._journal.counts))
         return deleted
 
-    async def get(self, job_id: int) -> Job | None:
-        """The job of that id."""
-        return self.open_jobs.get(job_id) or await self._in_thread(lambda: self._journal.get(job_id))
-
-    async def page(
     async def versions(self, model: str) -> list[Version]:
         """What this daemon published of a model and has not removed, newest first."""
         return await self._in_thread(lambda: self._journal.versions(model))
@@ -133,6 +128,11 @@ class Ledger:
         with trio.CancelScope(shield=True):
             await self._in_thread(transaction)
 
+    async def get(self, job_id: int) -> Job | None:
+        """The job of that id."""
+        return self.open_jobs.get(job_id) or await self._in_thread(lambda: self._journal.get(job_id))
+
+    async def page(
         self, model: str | None = None, state: State | None = None, before: int | None = None, limit: int = 50
     ) -> list[Job]:
         """Up to `limit` jobs with an id below `before`, newest first."""

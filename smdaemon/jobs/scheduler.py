@@ -349,6 +349,7 @@ def _published(attempt: Attempt, published: Published) -> _Outcome:
         "bytes_total": published.bytes_total,
         "attempts": attempt.number,
         "error": None,
+        **attempt.findings,
     }
     return _Outcome(Event.PUBLISH, "", changes, Publication(published.identity, published.metrics))
 
@@ -364,7 +365,6 @@ def _failed(attempt: Attempt, event: Event, error: JobError, *, retry_at: float 
 
 def _leading(error: Exception) -> Exception:
     """The error of a group that decides what becomes of the job; `error` itself if it is no group.
-        **attempt.findings,
 
     A bug comes before bad data, bad data before a fault that may pass: the job must not be tried again for ever because one
     of two threads met a full disk. A stop comes last: it only follows from one of the others, or is alone.
