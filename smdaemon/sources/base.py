@@ -66,6 +66,21 @@ class Format(Protocol):
         ...
 
 
+class DirectoryFormat(Format, Protocol):
+    """A format whose drops are directories."""
+
+    def parts(self, path: Path) -> list[str]:
+        """The files in it that make it this drop: if one changes, comes or goes, it is a new one.
+
+        OSError where a directory in it goes away.
+        """
+        ...
+
+    def seals(self, path: Path, file: Path) -> bool:
+        """Whether the writer of the drop at `path` says, by writing `file` in it, that the whole is finished."""
+        ...
+
+
 @dataclass(frozen=True)
 class Identity:
     """What tells one drop from another at the same path: if any of these changes, it is a new drop."""

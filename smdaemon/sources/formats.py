@@ -7,8 +7,11 @@ from smdaemon.errors import DropError
 from smdaemon.sources.base import Format, Source
 from smdaemon.sources.checkpoint_state import is_checkpoint
 from smdaemon.sources.files import stat_of
+from smdaemon.sources.flax_msgpack import FlaxMsgpackFormat
 from smdaemon.sources.npy import NpyDirectoryFormat, NpyFormat
 from smdaemon.sources.npz import NpzFormat
+from smdaemon.sources.orbax import OrbaxFormat
+from smdaemon.sources.orbax_layout import is_temporary, items_of
 from smdaemon.sources.safetensors import SafetensorsFormat
 from smdaemon.sources.sharded import ShardedSafetensorsFormat
 from smdaemon.sources.tf_checkpoint import TF_CHECKPOINT, SavedModelFormat, TfCheckpointFormat, is_saved_model
@@ -16,9 +19,11 @@ from smdaemon.sources.tf_checkpoint import TF_CHECKPOINT, SavedModelFormat, TfCh
 FORMATS: tuple[Format, ...] = (
     NpzFormat(),
     NpyFormat(),
+    OrbaxFormat(),  # before the directories of .npy: a checkpoint is told by a look at a few names, those by a walk
     NpyDirectoryFormat(),
     SafetensorsFormat(),
     ShardedSafetensorsFormat(),
+    FlaxMsgpackFormat(),
     TfCheckpointFormat(),
     # never told by its name alone: whoever names it says that a .meta belongs to every checkpoint
     TfCheckpointFormat("tf1-checkpoint", wait_for_graph=True),
@@ -42,9 +47,9 @@ def format_named(name: str) -> Format:
 def claiming(path: Path) -> Format | None:
     """The format whose drop this entry of a watched directory is; None for what is nobody's.
 
-    Looks at names only. Hidden names and names of unfinished files (`.tmp`, `.part`) are nobody's.
+    Looks at names only. Hidden names and names of what is not finished (`.tmp`, `.part`, what Orbax saves) are nobody's.
     """
-    if path.name.startswith(".") or path.name.endswith(_UNFINISHED):
+    if path.name.startswith(".") or path.name.endswith(_UNFINISHED) or is_temporary(path.name):
         return None
     return next((known for known in FORMATS if known.claims(path)), None)
 
@@ -52,11 +57,14 @@ def claiming(path: Path) -> Format | None:
 def detect(path: Path) -> Format:
     """The format of a path that the user names; here hidden names and single shards are taken at their word.
 
-    A SavedModel is taken before a checkpoint, and that before a directory of arrays. A checkpoint may be named by its prefix.
+    A SavedModel is taken before an Orbax checkpoint, that before one of TensorFlow, which may be named by its prefix, and a
+    directory of arrays last.
     DropError `source-missing` where nothing is there, `source-unknown-format` where the name tells no format.
     """
     if is_saved_model(path):
         return format_named(SavedModelFormat.name)
+    if items_of(path):
+        return format_named(OrbaxFormat.name)
     if is_checkpoint(path):
         return format_named(TF_CHECKPOINT)
     if stat.S_ISDIR(stat_of(path).st_mode):

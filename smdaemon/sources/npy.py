@@ -9,10 +9,11 @@ from smdaemon.sources.extents import StoredExtent
 from smdaemon.sources.files import SourceFile, source_fault, stat_of
 from smdaemon.sources.npyheader import USUAL_HEADER_BYTES, NpyHeader, header_bytes, parse_header, tensor_of
 from smdaemon.sources.opened import FileSource, check_any, check_name
+from smdaemon.sources.orbax_layout import TELLING
 from smdaemon.tensorbundle.tensors import Tensor
 
 _SUFFIX = ".npy"
-_OTHER_SUFFIXES = (".npz", ".safetensors", ".safetensors.index.json")
+_OTHER_SUFFIXES = (".npz", ".safetensors", ".safetensors.index.json", ".msgpack")
 _CLAIM_LIMIT = 10_000
 """No more entries of a directory tree are looked at to tell whose drop it is: a watch may meet any tree."""
 
@@ -69,7 +70,7 @@ class NpyDirectoryFormat:
         found = False
         try:
             for count, entry in enumerate(_walk(path)):
-                if entry.name.endswith(_OTHER_SUFFIXES):
+                if entry.name.endswith(_OTHER_SUFFIXES) or entry.name in TELLING:
                     return False
                 if count >= _CLAIM_LIMIT:
                     break
@@ -89,6 +90,14 @@ class NpyDirectoryFormat:
             finally:
                 file.close()
         return bool(names)
+
+    def parts(self, path: Path) -> list[str]:
+        """See `DirectoryFormat`."""
+        return [entry.path for entry in _walk(path) if entry.name.endswith(_SUFFIX) and entry.is_file()]
+
+    def seals(self, path: Path, file: Path) -> bool:  # noqa: ARG002 - the signature is the protocol's
+        """No file says that it was the last."""
+        return False
 
     def open(self, path: Path) -> FileSource:
         """See `Format`."""

@@ -11,10 +11,11 @@ import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from smdaemon.errors import SmdaemonError
 from smdaemon.sources.base import Identity
+from smdaemon.sources.orbax_layout import TELLING
 from smdaemon.watch.completeness import Moment, Sight, Touch, given_up_at, ready_at, renew
 from smdaemon.watch.scan import ignored
 
@@ -24,6 +25,8 @@ INDEX_ENDING = ".safetensors.index.json"
 _CHECKPOINT_PART = re.compile(r"(.+)\.(?:meta|data-[0-9]{5}-of-[0-9]{5})", re.DOTALL)
 # The only files that can be a drop each, or one drop together with the directory they lie in.
 ARRAY_ENDING = ".npy"
+# The only files of which a change has a say in a directory above. Not Orbax's data: it says nothing by itself.
+_HEARD = (ARRAY_ENDING, *(f"/{name}" for name in TELLING))
 # An index of 100,000 tensors has about 10 MB; one that claims more is not read for its shards' names.
 _INDEX_LIMIT_BYTES = 256 << 20
 # However short the quiet period, nothing is looked at again at once and again.
@@ -45,6 +48,19 @@ class DropFormat(Protocol):
 
     def is_complete(self, path: Path) -> bool:
         """As `Format.is_complete`."""
+        ...
+
+
+@runtime_checkable
+class DirectoryFormat(DropFormat, Protocol):
+    """What the watch needs of a `sources.base.DirectoryFormat`; it is what claims a directory."""
+
+    def parts(self, path: Path) -> list[str]:
+        """As `DirectoryFormat.parts`."""
+        ...
+
+    def seals(self, path: Path, file: Path) -> bool:
+        """As `DirectoryFormat.seals`."""
         ...
 
 
@@ -161,7 +177,8 @@ class Ledger:
                 # It changed, so it will not be complete before a quiet period is over: no need to look at every file now.
                 looked.again[whole] = now.monotonic + self._pause_seconds
             else:
-                targets.setdefault(whole, Touch.SEEN)
+                sealed = touch >= Touch.CLOSED and self._seals(whole, path, claims)
+                targets[whole] = max(Touch.CLOSED if sealed else Touch.SEEN, targets.get(whole, Touch.SEEN))
         for path, touch in targets.items():
             self._look_at(path, touch, now, claims, looked)
         looked.drops.sort(key=lambda drop: drop.identity.mtime_ns)
@@ -173,7 +190,7 @@ class Ledger:
             return self._owners[path]
         if part := _CHECKPOINT_PART.fullmatch(path):
             return f"{part[1]}.index"
-        if not path.endswith(ARRAY_ENDING) and not os.path.isdir(path):  # noqa: PTH112 - as below
+        if not path.endswith(_HEARD) and not os.path.isdir(path):  # noqa: PTH112 - as below
             return None
         at = path.find("/", len(self._root) + 1)
         while at != -1:
@@ -182,6 +199,14 @@ class Ledger:
                 return above
             at = path.find("/", at + 1) if self._recursive else -1
         return None
+
+    def _seals(self, whole: str, path: str, claims: dict[str, DropFormat | None]) -> bool:
+        """Whether a file of a directory, written just now, says that the whole directory is finished."""
+        format_ = self._claim(whole, claims)
+        try:
+            return isinstance(format_, DirectoryFormat) and format_.seals(Path(whole), Path(path))
+        except (SmdaemonError, OSError):
+            return False  # it went away, or may not be read
 
     def _claim(self, path: str, claims: dict[str, DropFormat | None]) -> DropFormat | None:
         if path not in claims:
@@ -248,8 +273,8 @@ class Ledger:
 
     def _see(self, path: str, candidate: _Candidate, touch: Touch, now: Moment) -> tuple[Identity, tuple[Sight, ...]]:
         """The candidate's identity now, and what is known about each file that has a say in it."""
-        if os.path.isdir(path):  # noqa: PTH112 - as above
-            return self._see_directory(path, candidate, touch, now)
+        if isinstance(candidate.format, DirectoryFormat):
+            return self._see_directory(path, candidate.format, candidate, touch, now)
         if not path.endswith(INDEX_ENDING):
             candidate.files = (path,)
             sight = self._see_file(path, touch, now)
@@ -279,12 +304,12 @@ class Ledger:
             return None
 
     def _see_directory(
-        self, path: str, candidate: _Candidate, touch: Touch, now: Moment
+        self, path: str, format_: DirectoryFormat, candidate: _Candidate, touch: Touch, now: Moment
     ) -> tuple[Identity, tuple[Sight, ...]]:
         """A directory that is a drop as a whole: one sight stands for all of its files."""
         since = self._unchanged_since(os.stat(path), now)  # noqa: PTH116 - as above
         files = {}
-        for file in _arrays_below(path):
+        for file in _parts(format_, path):
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(file)  # noqa: PTH116 - as above
                 files[file[len(path) + 1 :]] = Identity.of(status)
@@ -356,20 +381,13 @@ def _combined(directory: str, sights: Mapping[str, Sight]) -> Identity:
     return Identity.combined({path[len(directory) + 1 :]: sight.identity for path, sight in sights.items()})
 
 
-def _arrays_below(directory: str) -> list[str]:
-    """The arrays in a directory, at every depth; no symlinked directories, nothing ignored. Other files do not count."""
-    files = []
-    waiting = [directory]
-    while waiting:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if ignored(entry.name):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                elif entry.name.endswith(ARRAY_ENDING) and entry.is_file():
-                    files.append(entry.path)
-    return sorted(files)
+def _parts(format_: DirectoryFormat, path: str) -> list[str]:
+    try:
+        return format_.parts(Path(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError:
+        return []  # It may not be looked into: the export says so where people look for it.
 
 
 def _shards(index: str) -> list[str]:

@@ -6,6 +6,8 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from smdaemon.sources.orbax_layout import TREE_METADATA, is_temporary
+
 # A directory may change again within the tick of the clock that stamps it, after it was listed. So its stamp counts
 # as settled only when the listing came this long after the stamp was first seen (our clock: servers' clocks lie).
 _STAMP_TICK_SECONDS = 2.0
@@ -14,8 +16,11 @@ _IGNORED_ENDINGS = (".tmp", ".part", ".export.result.json")
 
 
 def ignored(name: str) -> bool:
-    """Whether a name is never a drop nor part of one: hidden, temporary, or our own answer to a request."""
-    return name.startswith(".") or name.endswith(_IGNORED_ENDINGS)
+    """Whether a name is never a drop nor part of one: hidden, temporary, or our own answer to a request.
+
+    What Orbax saves under a temporary name may be a thousand files: nothing in it is looked at or watched until it is renamed.
+    """
+    return name.startswith(".") or name.endswith(_IGNORED_ENDINGS) or is_temporary(name)
 
 
 @dataclass
@@ -116,17 +121,20 @@ class Scanner:
         if self._before_listing is not None:
             self._before_listing(directory)
         children = []
+        sealed = False
         with os.scandir(directory) as entries:
             for entry in entries:
                 if ignored(entry.name):
                     continue
+                sealed = sealed or entry.name == TREE_METADATA
                 if entry.is_dir(follow_symlinks=False):
                     children.append(entry.path)
                 elif _is_file(entry):
                     scan.files.append(entry.path)
         if directory != self.root:
             scan.directories.append(directory)
-        return children
+        # Below the tensors of an Orbax checkpoint lie thousands of directories and no drop: none of them is worth a watch.
+        return [] if sealed else children
 
     def _remember(self, directory: str, status: os.stat_result, now: float) -> None:
         known = self._stamps.get(directory)

@@ -83,7 +83,7 @@ def test_detect_takes_what_the_user_names_at_its_word(tmp_path):
 def test_formats_have_names_of_their_own():
     """Every format is found by its name; an unknown name lists the known ones."""
     assert [format_named(known.name) for known in FORMATS] == list(FORMATS)
-    with pytest.raises(DropError, match="npz, npy, npydir") as caught:
+    with pytest.raises(DropError, match="npz, npy, orbax, npydir") as caught:
         format_named("pickle")
     assert caught.value.code == "source-unknown-format"
 

@@ -40,6 +40,14 @@ class ShelfFormat:
         files = [file for file in path.rglob("*.npy") if file.is_file()]
         return bool(files) and all(BoxFormat().is_complete(file) for file in files)
 
+    def parts(self, path):
+        """The boxes."""
+        return [str(file) for file in path.rglob("*.npy") if file.is_file()]
+
+    def seals(self, path, file):
+        """No box is the last for certain."""
+        return False
+
 
 class SetFormat:
     """An index of shards, each a box."""
