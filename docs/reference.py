@@ -225,6 +225,7 @@ _FIELD_TYPES = {
     "double": "number",
     "repeated string": "list of text",
     "map<string, string>": "text to text",
+    "map<string, double>": "text to number",
     "bool": "`true` or `false`",
     "map<string, Signature>": "name to object: `inputs` and `outputs` (name to tensor name), `method`",
     "map<string, ModeGraph>": "mode to object: `template`, `tags`",

@@ -21,6 +21,7 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -118,6 +119,22 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     version: Literal["step", "timestamp", "sequence"] = "step"
     # what happens to older drops that wait: all are exported, or only the latest
     on_backlog: Literal["all", "latest"] = "all"
+    # whose drops go first where models compete for workers: the higher; every fourth turn is given without regard to it
+    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
+    # so many versions of the highest numbers stay; 0 for no such rule. Without any keep_ rule every version stays
+    keep_last: Count = 0
+    # every so-many-th version stays, in the order of publication; 0 for no such rule
+    keep_every: Count = 0
+    # so many versions stay that are the best by metric; 0 for no such rule
+    keep_best: Count = 0
+    # the number that says how good a version is: from "metrics" of a request or a handoff, or from the drop's metadata
+    metric: str = ""
+    # which value of it is best; keep_best needs it
+    metric_goal: Literal["", "max", "min"] = ""
+    # a command with its arguments that judges each export before it is published; its path is appended. Empty for none
+    validator: list[str] = msgspec.field(default_factory=list)
+    # how long the validator may take
+    validator_seconds: Positive = 300.0
     # what happens to device annotations, everywhere a SavedModel keeps them: keep, strip, soft, or remap:PATTERN=DEVICE,...
     devices: str = "keep"
     # a SavedModel that gives graph, signatures, functions and assets, the drop giving the values; empty for weights alone
@@ -338,6 +355,13 @@ def _check_model(model: ModelSettings, at: str, refuse: Callable[..., ConfigErro
     if model.function and (model.template or model.modes):
         message = "function gives a graph, and so does template or modes"
         raise refuse("config-conflict", f"{at}.function", message, "leave one of them out")
+    if model.keep_best and not (model.metric and model.metric_goal):
+        missing = "metric_goal" if model.metric else "metric"
+        message = f"keep_best = {model.keep_best} says nothing without {missing}"
+        raise refuse("config-conflict", f"{at}.keep_best", message, "name a metric and its goal, max or min")
+    if model.validator and (not model.validator[0] or any("\0" in word for word in model.validator)):
+        message = f"validator: {model.validator!r} is no command"
+        raise refuse("config-invalid", f"{at}.validator", message, "give a command, and its arguments one by one")
 
 
 def _check_size(settings: msgspec.Struct, key: str, at: str, refuse: Callable[..., ConfigError]) -> None:
@@ -369,6 +393,8 @@ def _absolute_model(model: ModelSettings, folder: Path) -> ModelSettings:
         model,
         watch=str(folder / model.watch),
         publish=str(folder / model.publish),
+        # a name without a slash is looked up in $PATH
+        validator=[str(folder / word) if at == 0 and "/" in word else word for at, word in enumerate(model.validator)],
         template=model.template and str(folder / model.template),
         function=model.function and str(folder / model.function),
         meta_graph=model.meta_graph and str(folder / model.meta_graph),

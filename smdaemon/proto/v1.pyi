@@ -23,7 +23,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., remedy: _Optional[str] = ..., retryable: _Optional[bool] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
-    __slots__ = ("model", "source", "format", "version", "tags", "include", "exclude", "rename", "separator", "shards", "devices", "template", "name_map", "missing", "unused", "signatures", "graph", "meta_graph", "prune", "main_op", "strip_default_attrs", "debug_info", "debug_info_map", "as_text", "assets_extra", "warmup", "io_device", "modes", "function", "serving_tensorflow")
+    __slots__ = ("model", "source", "format", "version", "tags", "include", "exclude", "rename", "separator", "shards", "devices", "template", "name_map", "missing", "unused", "signatures", "graph", "meta_graph", "prune", "main_op", "strip_default_attrs", "debug_info", "debug_info_map", "as_text", "assets_extra", "warmup", "io_device", "modes", "function", "serving_tensorflow", "metrics")
     class RenameEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,13 @@ class ExportRequest(_message.Message):
         key: str
         value: ModeGraph
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ModeGraph, _Mapping]] = ...) -> None: ...
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +96,7 @@ class ExportRequest(_message.Message):
     MODES_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
     SERVING_TENSORFLOW_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
     model: str
     source: str
     format: str
@@ -119,7 +127,8 @@ class ExportRequest(_message.Message):
     modes: _containers.MessageMap[str, ModeGraph]
     function: str
     serving_tensorflow: str
-    def __init__(self, model: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., rename: _Optional[_Mapping[str, str]] = ..., separator: _Optional[str] = ..., shards: _Optional[int] = ..., devices: _Optional[str] = ..., template: _Optional[str] = ..., name_map: _Optional[_Mapping[str, str]] = ..., missing: _Optional[str] = ..., unused: _Optional[str] = ..., signatures: _Optional[_Mapping[str, Signature]] = ..., graph: _Optional[str] = ..., meta_graph: _Optional[str] = ..., prune: _Optional[bool] = ..., main_op: _Optional[str] = ..., strip_default_attrs: _Optional[bool] = ..., debug_info: _Optional[str] = ..., debug_info_map: _Optional[str] = ..., as_text: _Optional[bool] = ..., assets_extra: _Optional[_Mapping[str, str]] = ..., warmup: _Optional[str] = ..., io_device: _Optional[str] = ..., modes: _Optional[_Mapping[str, ModeGraph]] = ..., function: _Optional[str] = ..., serving_tensorflow: _Optional[str] = ...) -> None: ...
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, model: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., tags: _Optional[_Iterable[str]] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., rename: _Optional[_Mapping[str, str]] = ..., separator: _Optional[str] = ..., shards: _Optional[int] = ..., devices: _Optional[str] = ..., template: _Optional[str] = ..., name_map: _Optional[_Mapping[str, str]] = ..., missing: _Optional[str] = ..., unused: _Optional[str] = ..., signatures: _Optional[_Mapping[str, Signature]] = ..., graph: _Optional[str] = ..., meta_graph: _Optional[str] = ..., prune: _Optional[bool] = ..., main_op: _Optional[str] = ..., strip_default_attrs: _Optional[bool] = ..., debug_info: _Optional[str] = ..., debug_info_map: _Optional[str] = ..., as_text: _Optional[bool] = ..., assets_extra: _Optional[_Mapping[str, str]] = ..., warmup: _Optional[str] = ..., io_device: _Optional[str] = ..., modes: _Optional[_Mapping[str, ModeGraph]] = ..., function: _Optional[str] = ..., serving_tensorflow: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Signature(_message.Message):
     __slots__ = ("inputs", "outputs", "method")
@@ -291,7 +300,7 @@ class Transition(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., state: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "model", "state", "reason", "origin", "source", "format", "version", "export_dir", "tensors", "bytes_done", "bytes_total", "bytes_per_second", "attempts", "retry_at", "created_at", "updated_at", "error", "history")
+    __slots__ = ("id", "model", "state", "reason", "origin", "source", "format", "version", "export_dir", "tensors", "bytes_done", "bytes_total", "bytes_per_second", "attempts", "retry_at", "created_at", "updated_at", "error", "history", "restores", "validator_output")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +320,8 @@ class Job(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    RESTORES_FIELD_NUMBER: _ClassVar[int]
+    VALIDATOR_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     id: int
     model: str
     state: str
@@ -330,7 +341,9 @@ class Job(_message.Message):
     updated_at: _timestamp_pb2.Timestamp
     error: Error
     history: _containers.RepeatedCompositeFieldContainer[Transition]
-    def __init__(self, id: _Optional[int] = ..., model: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., origin: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., export_dir: _Optional[str] = ..., tensors: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_per_second: _Optional[float] = ..., attempts: _Optional[int] = ..., retry_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., history: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ...) -> None: ...
+    restores: int
+    validator_output: str
+    def __init__(self, id: _Optional[int] = ..., model: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., origin: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., export_dir: _Optional[str] = ..., tensors: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_per_second: _Optional[float] = ..., attempts: _Optional[int] = ..., retry_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., history: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ..., restores: _Optional[int] = ..., validator_output: _Optional[str] = ...) -> None: ...
 
 class JobList(_message.Message):
     __slots__ = ("jobs", "next_before")
@@ -349,7 +362,7 @@ class Event(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "watch", "publish", "watch_method", "health", "error", "newest_version", "newest_at", "jobs")
+    __slots__ = ("name", "watch", "publish", "watch_method", "health", "error", "newest_version", "newest_at", "jobs", "retention_error")
     class JobsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -366,6 +379,7 @@ class Model(_message.Message):
     NEWEST_VERSION_FIELD_NUMBER: _ClassVar[int]
     NEWEST_AT_FIELD_NUMBER: _ClassVar[int]
     JOBS_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_ERROR_FIELD_NUMBER: _ClassVar[int]
     name: str
     watch: str
     publish: str
@@ -375,7 +389,8 @@ class Model(_message.Message):
     newest_version: int
     newest_at: _timestamp_pb2.Timestamp
     jobs: _containers.ScalarMap[str, int]
-    def __init__(self, name: _Optional[str] = ..., watch: _Optional[str] = ..., publish: _Optional[str] = ..., watch_method: _Optional[str] = ..., health: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., newest_version: _Optional[int] = ..., newest_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., jobs: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    retention_error: Error
+    def __init__(self, name: _Optional[str] = ..., watch: _Optional[str] = ..., publish: _Optional[str] = ..., watch_method: _Optional[str] = ..., health: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., newest_version: _Optional[int] = ..., newest_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., retention_error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class ModelList(_message.Message):
     __slots__ = ("models",)
@@ -443,3 +458,66 @@ class Handoff(_message.Message):
     skipped: int
     last_stall_seconds: float
     def __init__(self, socket: _Optional[str] = ..., trainers: _Optional[int] = ..., segments: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., exports: _Optional[int] = ..., saves: _Optional[int] = ..., skipped: _Optional[int] = ..., last_stall_seconds: _Optional[float] = ...) -> None: ...
+
+class Version(_message.Message):
+    __slots__ = ("version", "export_dir", "state", "kept_by", "pinned", "metrics", "place", "published_at", "restores", "withdrawn_at")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    EXPORT_DIR_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    KEPT_BY_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    RESTORES_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_AT_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    export_dir: str
+    state: str
+    kept_by: _containers.RepeatedScalarFieldContainer[str]
+    pinned: bool
+    metrics: _containers.ScalarMap[str, float]
+    place: int
+    published_at: _timestamp_pb2.Timestamp
+    restores: int
+    withdrawn_at: _timestamp_pb2.Timestamp
+    def __init__(self, version: _Optional[int] = ..., export_dir: _Optional[str] = ..., state: _Optional[str] = ..., kept_by: _Optional[_Iterable[str]] = ..., pinned: _Optional[bool] = ..., metrics: _Optional[_Mapping[str, float]] = ..., place: _Optional[int] = ..., published_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., restores: _Optional[int] = ..., withdrawn_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class VersionList(_message.Message):
+    __slots__ = ("model", "versions")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    versions: _containers.RepeatedCompositeFieldContainer[Version]
+    def __init__(self, model: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[Version, _Mapping]]] = ...) -> None: ...
+
+class PinRequest(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class Pruned(_message.Message):
+    __slots__ = ("model", "dry_run", "removed", "kept")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    dry_run: bool
+    removed: _containers.RepeatedScalarFieldContainer[int]
+    kept: _containers.RepeatedCompositeFieldContainer[Version]
+    def __init__(self, model: _Optional[str] = ..., dry_run: _Optional[bool] = ..., removed: _Optional[_Iterable[int]] = ..., kept: _Optional[_Iterable[_Union[Version, _Mapping]]] = ...) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ("to",)
+    TO_FIELD_NUMBER: _ClassVar[int]
+    to: int
+    def __init__(self, to: _Optional[int] = ...) -> None: ...

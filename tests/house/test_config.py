@@ -54,6 +54,15 @@ def test_the_shipped_configuration_is_sound():
         (("[daemon]", "[daemon"), "config-syntax", 1, ""),
         (("[daemon]", "[demon]"), "config-unknown-key", 1, "'demon'"),
         (("[[model]]", "[[model]]\nversion = 'stepp'"), "config-invalid", 6, "version"),
+        (("[[model]]", "[[model]]\nkeep_last = -1"), "config-invalid", 6, "keep_last"),
+        (("[[model]]", "[[model]]\nmetric_goal = 'most'"), "config-invalid", 6, "metric_goal"),
+        (("[[model]]", "[[model]]\nkeep_best = 2"), "config-conflict", 6, "without metric"),
+        (("[[model]]", "[[model]]\nkeep_best = 2\nmetric = 'auc'"), "config-conflict", 6, "without metric_goal"),
+        (("[[model]]", "[[model]]\nvalidator = ['']"), "config-invalid", 6, "['']"),
+        (("[[model]]", '[[model]]\nvalidator = ["a", "\\u0000"]'), "config-invalid", 6, "is no command"),
+        (("[[model]]", "[[model]]\nvalidator = 'a'"), "config-invalid", 6, "validator"),
+        (("[[model]]", "[[model]]\nvalidator_seconds = 0"), "config-invalid", 6, "validator_seconds"),
+        (("[[model]]", "[[model]]\npriority = 1.5"), "config-invalid", 6, "priority"),
     ],
 )
 def test_a_mistake_is_reported_with_file_line_and_words(change, code, line, words):
@@ -129,18 +138,27 @@ def test_a_config_is_frozen():
 
 
 def test_every_option_of_a_request_is_a_setting_of_a_model_and_a_flag(capsys):
-    """What one export may be asked for is asked for in the same words everywhere; the file, version and model aside."""
+    """What one export may be asked for is asked for in the same words everywhere; the file, version, metrics and model aside."""
     from smdaemon.cli.main import dispatch
     from smdaemon.config import ModelSettings
     from smdaemon.proto.v1 import ExportRequest
 
-    fields = {field.name for field in ExportRequest.DESCRIPTOR.fields} - {"model", "source", "version"}
+    fields = {field.name for field in ExportRequest.DESCRIPTOR.fields} - {"model", "source", "version", "metrics"}
     assert fields <= set(ModelSettings.__struct_fields__)
     assert dispatch(["export", "--help"]) == 0
     shown = capsys.readouterr().out
     singular = {"signatures": "signature", "modes": "mode"}
     missing = [name for name in fields if f"--{singular.get(name, name).replace('_', '-')}" not in shown]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("written", "taken"), [("check", "check"), ("./check", "/etc/smdaemon/check"), ("/bin/check", "/bin/check")]
+)
+def test_a_validator_is_found_by_name_or_by_path(written, taken):
+    """A bare name is left to $PATH, a path is taken from the file's folder; arguments are left as they are."""
+    config = parse_config((GOOD + f"validator = ['{written}', './x']\n").encode(), FILE)
+    assert config.model[0].validator == [taken, "./x"]
 
 
 def test_modes_and_files_of_a_model_are_absolute():
