@@ -95,6 +95,10 @@ CODES: dict[str, Code] = {
     "socket-path": Code(
         "the control socket cannot be made at this path", "set control_socket to a path that can hold a socket"
     ),
+    "socket-inherited": Code(
+        "a socket that the service manager hands over cannot be served",
+        "correct ListenStream= or ListenSequentialPacket= and FileDescriptorName= of the .socket unit",
+    ),
     "journal-too-new": Code(
         "the journal was written by a newer smdaemon", "run that smdaemon, or give this one a state_dir of its own"
     ),

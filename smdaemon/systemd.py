@@ -2,7 +2,7 @@
 
 sd_notify: datagrams of KEY=VALUE lines to the socket in NOTIFY_SOCKET. The descriptor store: such a datagram with FDSTORE=1 and descriptors
 beside it; what is stored is handed back at the next start. Handing over: LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES, descriptors from 3 on.
-Where nothing of these is set, nothing happens.
+The watchdog: WATCHDOG_USEC, WATCHDOG_PID. Where nothing of these is set, nothing happens. What the daemon says, and when: daemon/manager.py.
 """
 
 import os
@@ -14,6 +14,8 @@ from smdaemon.log import get_logger
 _log = get_logger(__name__)
 FIRST_FD = 3
 _NAME_LETTERS = 255
+# A manager whose queue is full reads it in a moment. To lose a READY=1 would be worse than to wait so long, once.
+_PATIENCE_SECONDS = 0.5
 
 
 def notify(*lines: str, fds: Sequence[int] = (), environment: Mapping[str, str] = os.environ) -> bool:
@@ -25,7 +27,7 @@ def notify(*lines: str, fds: Sequence[int] = (), environment: Mapping[str, str] 
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as speaker:
-            speaker.setblocking(False)
+            speaker.settimeout(_PATIENCE_SECONDS)
             speaker.connect(address)
             socket.send_fds(speaker, ["\n".join(lines).encode()], fds)
     except OSError as error:
@@ -35,8 +37,8 @@ def notify(*lines: str, fds: Sequence[int] = (), environment: Mapping[str, str] 
 
 
 def store(name: str, fds: Sequence[int]) -> bool:
-    """Have the service manager keep descriptors for the next start; whether it was asked."""
-    return notify("FDSTORE=1", f"FDNAME={name[:_NAME_LETTERS]}", fds=fds)
+    """Have the service manager keep descriptors for the next start, whatever happens to their other ends; whether it was asked."""
+    return notify("FDSTORE=1", "FDPOLL=0", f"FDNAME={name[:_NAME_LETTERS]}", fds=fds)
 
 
 def forget(name: str) -> bool:
@@ -44,12 +46,21 @@ def forget(name: str) -> bool:
     return notify("FDSTOREREMOVE=1", f"FDNAME={name[:_NAME_LETTERS]}")
 
 
+def watchdog_seconds(environment: Mapping[str, str] = os.environ) -> float | None:
+    """How long the service manager waits for WATCHDOG=1 before it takes this process for stuck; None where it does not wait."""
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None  # it waits for another process, whose variables we inherited
+    microseconds = environment.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) else None
+
+
 def handed_over(environment: MutableMapping[str, str] = os.environ) -> list[tuple[str, int]]:
     """The descriptors that the service manager hands over, with their names, in order; to be called once.
 
     They are marked to be closed in children, and the variables go, so that no child takes them for its own.
     """
-    count = int(environment.get("LISTEN_FDS", "0")) if environment.get("LISTEN_PID") == str(os.getpid()) else 0
+    listed = environment.get("LISTEN_FDS", "") if environment.get("LISTEN_PID") == str(os.getpid()) else ""
+    count = int(listed) if listed.isdecimal() else 0
     names = environment.get("LISTEN_FDNAMES", "").split(":") if count else []
     for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         environment.pop(variable, None)

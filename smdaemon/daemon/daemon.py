@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 import uuid
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
@@ -19,8 +19,11 @@ from smdaemon.config import Config, DaemonSettings, differences
 from smdaemon.control.server import serve
 from smdaemon.daemon.execution import Execution
 from smdaemon.daemon.handoffs import Handoffs
+from smdaemon.daemon.inherited import inherited
 from smdaemon.daemon.intake import Intake
 from smdaemon.daemon.locks import state_directory
+from smdaemon.daemon.manager import Manager
+from smdaemon.daemon.pulse import Pulse
 from smdaemon.daemon.results import ResultWriter
 from smdaemon.daemon.settings import load_settings
 from smdaemon.daemon.space import SpaceWatch
@@ -30,6 +33,7 @@ from smdaemon.errors import ConfigError, EnvironmentFault
 from smdaemon.export.budget import ByteBudget
 from smdaemon.jobs.ledger import Ledger, open_ledger
 from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
+from smdaemon.proto import v1
 from smdaemon.publish.local import LocalStore
 from smdaemon.unix_socket import unix_listener
 
@@ -68,7 +72,10 @@ class Daemon:
         Raises ConfigError or EnvironmentFault (in a group, as nurseries do) where the daemon cannot start.
         """
         settings = self.config.daemon
-        with state_directory(Path(settings.state_dir)) as state:
+        with (
+            inherited(systemd.handed_over(), settings) as self._inherited,
+            state_directory(Path(settings.state_dir)) as state,
+        ):
             async with open_ledger(state / "journal.sqlite") as ledger, trio.open_nursery() as nursery:
                 owner = _owner_of(state)
                 self._sweep(owner)
@@ -81,7 +88,9 @@ class Daemon:
                 )
                 self._scheduler = Scheduler(ledger, execution, workers=settings.workers, policy=self._policy)
                 self._watches = Watches(intake, nursery, self._scheduler.wake)
-                view = View(
+                manager = self._manager = Manager(self._status)
+                pulse = self._pulse_of(ledger)
+                view = self._view = View(
                     condition=self._condition,
                     ledger=ledger,
                     scheduler=self._scheduler,
@@ -90,23 +99,29 @@ class Daemon:
                     budget=self._budget,
                     handoffs=handoffs,
                     space=self._space,
+                    pulse=pulse,
                 )
+                ledger.observe(manager.changed)
+                nursery.start_soon(pulse.run)
                 results = ResultWriter(ledger)
                 served = trio.Event()
                 addresses = await nursery.start(self._serve, view, served)
                 await nursery.start(self._obey_signals)
                 nursery.start_soon(results.run)
                 await self._scheduler.recover()
-                handoffs.restore(systemd.handed_over())
+                handoffs.restore(self._inherited.stored)
                 if settings.handoff_socket:
                     await nursery.start(self._serve_trainers, handoffs)
                 await self._space.look()
                 nursery.start_soon(self._space.run)
                 nursery.start_soon(self._scheduler.run)
                 nursery.start_soon(self._forget_old_jobs, ledger)
-                await self._watches.apply(self.config.model)
-                self._condition.phase = "running"
-                _log.info("running", control=addresses, models=[model.name for model in self.config.model])
+                await self._watch_all()
+                if not self._stop.is_set():
+                    self._condition.phase = "running"
+                    _log.info("running", control=addresses, models=[model.name for model in self.config.model])
+                    manager.ready()
+                    nursery.start_soon(manager.run)
                 task_status.started(addresses)
                 await self._stop.wait()
                 await self._drain()
@@ -117,8 +132,24 @@ class Daemon:
                 nursery.cancel_scope.cancel()
         _log.info("stopped")
 
+    async def _watch_all(self) -> None:
+        """Return when every watch has looked; a file system that hangs then does not keep the daemon from stopping."""
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                await self._stop.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up)
+            await self._watches.apply(self.config.model)
+            nursery.cancel_scope.cancel()
+
     async def reload(self) -> None:
         """Read the configuration again and put it in force; where it has a mistake the old one stays."""
+        with self._manager.reloading():
+            await self._reload()
+
+    async def _reload(self) -> None:
         try:
             new = await trio.to_thread.run_sync(load_settings, self._file)
         except ConfigError as error:
@@ -144,6 +175,7 @@ class Daemon:
         self._condition.phase = "draining"
         self._watches.stop()
         seconds = self.config.daemon.drain_seconds
+        self._manager.stopping(seconds)
         _log.info("draining", running=self._scheduler.busy, seconds=seconds)
         async with trio.open_nursery() as nursery:
 
@@ -160,9 +192,10 @@ class Daemon:
         try:
             await serve(
                 view,
-                unix_socket=Path(settings.control_socket),
+                unix_socket=None if self._inherited.control_is_unix else Path(settings.control_socket),
                 mode=int(settings.control_mode, 8),
-                tcp=settings.control_listen or None,
+                tcp=None if self._inherited.control_is_network else settings.control_listen or None,
+                sockets=self._inherited.control,
                 task_status=task_status,
             )
         finally:
@@ -171,22 +204,26 @@ class Daemon:
     async def _serve_trainers(self, handoffs: Handoffs, *, task_status: trio.TaskStatus[None]) -> None:
         settings = self.config.daemon
         path, mode = Path(settings.handoff_socket), int(settings.handoff_mode, 8)
-        with (
-            unix_listener(path, mode, setting="handoff_socket", kind=socket.SOCK_SEQPACKET) as listener,
-            closing(handoffs),
-        ):
-            listener.setblocking(False)
-            task_status.started()
-            await handoffs.serve(listener, self._scheduler.cancel)
+        with ExitStack() as held:
+            listeners = self._inherited.handoff
+            if not listeners:
+                made = unix_listener(path, mode, setting="handoff_socket", kind=socket.SOCK_SEQPACKET)
+                listeners = [held.enter_context(made)]
+            held.enter_context(closing(handoffs))
+            async with trio.open_nursery() as nursery:
+                for listener in listeners:
+                    listener.setblocking(False)
+                    nursery.start_soon(handoffs.serve, listener, self._scheduler.cancel)
+                task_status.started()
 
     async def _obey_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
-                if number == signal.SIGHUP:
-                    await self.reload()
-                else:
+                if number != signal.SIGHUP:
                     self.stop()
+                elif not self._stop.is_set():
+                    await self.reload()
 
     async def _forget_old_jobs(self, ledger: Ledger) -> None:
         """Keep the journal from growing for ever: an hourly look, which costs nothing where there is nothing to forget."""
@@ -200,6 +237,13 @@ class Daemon:
                 if forgotten:
                     _log.info("forgot old jobs", jobs=forgotten)
             await trio.sleep(_FORGET_EVERY_SECONDS)
+
+    def _pulse_of(self, ledger: Ledger) -> Pulse:
+        proofs = {"journal": ledger.answers, "scheduler": self._scheduler.answers}
+        return Pulse(proofs, self._manager.beat, period_seconds=self._manager.period_seconds)
+
+    def _status(self) -> v1.Status:
+        return self._view.status()
 
     def _wake(self) -> None:
         self._scheduler.wake()

@@ -6,7 +6,6 @@ ended; after a restart either the service manager hands the descriptors back, or
 
 import os
 import pwd
-import re
 import socket
 import time
 from collections import defaultdict
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from smdaemon import systemd
 from smdaemon.config import Config
+from smdaemon.daemon.inherited import STORED
 from smdaemon.daemon.intake import Intake
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError
 from smdaemon.handoff.holdings import Committed, Holdings
@@ -27,7 +27,6 @@ from smdaemon.log import get_logger
 from smdaemon.proto import v1
 
 _log = get_logger(__name__)
-_STORED = re.compile(r"handoff-(segment|plan)-([0-9A-Za-z-]+)")
 
 
 class Handoffs:
@@ -83,7 +82,7 @@ class Handoffs:
         """Take back what the service manager kept; what belongs to no open job is closed."""
         kept: dict[str, dict[str, int]] = defaultdict(dict)
         for name, fd in descriptors:
-            if (found := _STORED.fullmatch(name)) is not None:
+            if (found := STORED.fullmatch(name)) is not None:
                 kept[found[2]][found[1]] = fd
         wanted = {job.identity: job for job in self._ledger.open_jobs.values() if job.origin == "handoff"}
         for export, fds in kept.items():

@@ -14,6 +14,7 @@ from smdaemon.config import Config, ModelSettings
 from smdaemon.control.metrics import Metrics
 from smdaemon.daemon.handoffs import Handoffs
 from smdaemon.daemon.intake import Intake
+from smdaemon.daemon.pulse import Pulse
 from smdaemon.daemon.space import SpaceWatch
 from smdaemon.errors import ConfigError, SmdaemonError
 from smdaemon.export.budget import ByteBudget
@@ -64,6 +65,7 @@ class View:
         budget: ByteBudget,
         handoffs: Handoffs,
         space: SpaceWatch,
+        pulse: Pulse,
     ) -> None:
         self._condition = condition
         self._ledger = ledger
@@ -73,6 +75,7 @@ class View:
         self._budget = budget
         self._handoffs = handoffs
         self._space = space
+        self._pulse = pulse
         self._stopping = trio.Event()
         self._metrics = Metrics(self.status)
         ledger.observe(self._observe)
@@ -93,8 +96,8 @@ class View:
         return self._condition.phase == "running"
 
     def healthy(self) -> bool:
-        """Whether the daemon is up; a broken service takes the whole daemon down, so answering is the proof."""
-        return True
+        """Whether the daemon makes progress; a broken service takes the whole daemon down, a stuck one shows here."""
+        return self._pulse.alive
 
     def status(self) -> v1.Status:
         """The daemon as a whole."""

@@ -56,6 +56,11 @@ class Ledger:
         self.bus.last_seq = await self._in_thread(self._journal.last_seq)
         self._states = Counter(await self._in_thread(self._journal.counts))
 
+    async def answers(self) -> None:
+        """Return once the journal's thread has come to the end of what it had to do: proof that no transaction is stuck."""
+        async with self._order:
+            await self._in_thread(lambda: None)
+
     def observe(self, observer: Callable[[Moved], None]) -> None:
         """Call `observer` after every move. It must be quick, and must neither await nor raise."""
         self._observers.append(observer)

@@ -81,6 +81,7 @@ class Scheduler:
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._changed = trio.Event()
+        self._looked = trio.Event()
         self._recovered = False
         self._draining = False
         self._scope: trio.CancelScope | None = None
@@ -103,6 +104,15 @@ class Scheduler:
     def wake(self) -> None:
         """Look again."""
         self._changed.set()
+
+    async def answers(self) -> None:
+        """Return once the loop has come round: proof that it is not stuck. At once while it starts nothing, before `run` and after `drain`."""
+        if self._scope is None or self._draining:
+            await trio.lowlevel.checkpoint()
+            return
+        looked = self._looked
+        self.wake()
+        await looked.wait()
 
     async def recover(self) -> list[Job]:
         """Queue what an earlier daemon left interrupted. `run` does it by itself, if it was not done before.
@@ -128,13 +138,17 @@ class Scheduler:
                     self._changed = trio.Event()
                     # the event is made first: what happens while we look is not missed
                     nap = await self._look(nursery)
+                    self._looked.set()
+                    self._looked = trio.Event()
                     with trio.move_on_after(nap):
                         await self._changed.wait()
+                self._looked.set()
                 while self._running:
                     await next(iter(self._running.values())).ended.wait()
                 nursery.cancel_scope.cancel()
         finally:
             self._scope = None
+            self._looked.set()
             self._stopped.set()
 
     async def drain(self, within_seconds: float) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -18,15 +19,25 @@ from smdaemon.cli.client import Client, Json
 PATIENCE_SECONDS = 120
 _HELD = Path(__file__).with_name("held_smdaemon.py")
 _OBEY_PERMISSIONS = Path(__file__).with_name("obey_permissions.py")
+_HANDED_OVER = Path(__file__).with_name("handed_over.py")
 
 
 class SmdaemonProcess:
     """`smdaemon ARGV` in the directory `root`. With `held` its exports hang in their first write until `release`.
 
-    A context manager: at the end of the block the process is killed if it still runs.
+    `handed` are the descriptors that a service manager hands over, with their names; `launcher` is a command that starts the
+    command behind it. A context manager: at the end of the block the process is killed if it still runs.
     """
 
-    def __init__(self, root: Path, *argv: str, held: bool = False, unprivileged: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *argv: str,
+        held: bool = False,
+        unprivileged: bool = False,
+        handed: Sequence[tuple[str, int]] = (),
+        launcher: Sequence[str] = (),
+    ) -> None:
         self.root = root
         self.client = Client(str(root / "control.sock"))
         self._held, tell = os.pipe()
@@ -34,19 +45,25 @@ class SmdaemonProcess:
         command = [str(_HELD), str(tell), str(go)] if held else ["-m", "smdaemon"]
         if unprivileged:
             command.insert(0, str(_OBEY_PERMISSIONS))
+        environment = dict(os.environ)
+        if handed:
+            command[:0] = [str(_HANDED_OVER), ",".join(str(fd) for _, fd in handed)]
+            environment["LISTEN_FDNAMES"] = ":".join(name for name, _ in handed)
         self._process = subprocess.Popen(
-            [sys.executable, *command, *argv],
+            [*launcher, sys.executable, *command, *argv],
+            env=environment,
             cwd=root,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            pass_fds=(tell, go),
+            pass_fds=(tell, go, *(fd for _, fd in handed)),
         )
         os.close(tell)
         os.close(go)
         self.errors: list[str] = []
         self._log: queue.SimpleQueue[Json | None] = queue.SimpleQueue()
+        self._plain: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
         self._watchdog = threading.Timer(PATIENCE_SECONDS, self._process.kill)
@@ -70,6 +87,8 @@ class SmdaemonProcess:
             self.errors.append(line)
             if line.startswith("{"):
                 self._log.put(json.loads(line))
+            else:
+                self._plain.put(line)
         self._log.put(None)
 
     def logged(self, event: str) -> Json:
@@ -78,6 +97,12 @@ class SmdaemonProcess:
             if line["event"] == event:
                 return line
         raise AssertionError(f"ended with {self._process.wait()} before {event!r}:\n{''.join(self.errors)}")
+
+    def said(self, part: str) -> str:
+        """The next line on stderr that is no log line and has `part` in it."""
+        while part not in (line := self._plain.get(timeout=PATIENCE_SECONDS)):
+            pass
+        return line
 
     def held(self) -> None:
         """Return once an export hangs in a write."""

@@ -1,9 +1,7 @@
 """Tensors handed over by a trainer, through a whole daemon, to a version that TensorFlow loads; and either side dying at its worst moment."""
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +14,7 @@ import pytest
 import trio
 from daemon_kit import write_config
 from daemon_process import SmdaemonProcess
+from notify_kit import ServiceManager, close
 
 from smdaemon.errors import DropError, SmdaemonError
 from smdaemon.handoff import attach, attach_async
@@ -349,7 +348,7 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-def daemon(root: Path, **options: bool) -> SmdaemonProcess:
+def daemon(root: Path, **options) -> SmdaemonProcess:
     """A daemon on `root`."""
     return SmdaemonProcess(root, "run", "--config", "config.toml", **options)
 
@@ -396,11 +395,9 @@ def test_when_both_sides_die_the_job_says_so(root):
 
 
 def test_the_service_manager_keeps_the_tensors_over_a_restart(root, monkeypatch):
-    """FDSTORE: trainer and daemon are both gone, and what the manager hands back is published."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(root / "notify"))
-        manager.settimeout(PATIENCE_SECONDS)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(root / "notify"))
+    """FDSTORE: trainer and daemon are both gone, and what the manager hands back is published, then forgotten."""
+    with ServiceManager(root / "notify") as manager:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
         with daemon(root, held=True) as first:
             first.logged("running")
             sidecar = attach(root / "handoff.sock")
@@ -408,36 +405,16 @@ def test_the_service_manager_keeps_the_tensors_over_a_restart(root, monkeypatch)
             first.held()
             first.signal(signal.SIGKILL)
         sidecar.close()
-        kept: dict[str, int] = {}
-        while len(kept) < 2:
-            text, fds, _, _ = socket.recv_fds(manager, 4096, 4)
-            lines = dict(line.split("=", 1) for line in text.decode().splitlines())
-            if lines.get("FDSTORE") == "1":
-                kept[lines["FDNAME"]] = fds[0]
-        handed = Path(__file__).with_name("handed_over.py")
-        environment = os.environ | {"LISTEN_FDNAMES": ":".join(kept), "LISTEN_FDS": "2"}
-        command = [sys.executable, str(handed), *map(str, kept.values()), "run", "--config", "config.toml"]
-        with subprocess.Popen(
-            command, cwd=root, env=environment, pass_fds=kept.values(), stderr=subprocess.PIPE, text=True
-        ) as second:
-            try:
-                told = []
-                for line in second.stderr:
-                    told.append(line)
-                    if line.startswith("{") and (event := json.loads(line))["event"] in {"job published", "job failed"}:
-                        assert event["event"] == "job published", told
-                        break
-                forgotten = set()
-                while len(forgotten) < 2:
-                    lines = dict(line.split("=", 1) for line in manager.recv(4096).decode().splitlines())
-                    if lines.get("FDSTOREREMOVE") == "1":
-                        forgotten.add(lines["FDNAME"])
-                assert forgotten == kept.keys()
-            finally:
-                second.terminate()
-                second.stderr.read()
-        for fd in kept.values():
-            os.close(fd)
+        kept = [manager.told("FDSTORE") for _ in range(2)]
+        assert [(notice.lines["FDPOLL"], len(notice.fds)) for notice in kept] == [("0", 1)] * 2
+        handed = [(notice.lines["FDNAME"], notice.fds[0]) for notice in kept]
+        with daemon(root, handed=handed) as second:
+            assert second.logged("handoff taken back")["job"] == 1
+            second.logged("job published")
+            forgotten = {manager.told("FDSTOREREMOVE").lines["FDNAME"] for _ in range(2)}
+            assert forgotten == {name for name, _ in handed}
+            second.stop()
+        close(*(fd for _, fd in handed))
     assert_saved(root / "models" / "4", params(4))
 
 
