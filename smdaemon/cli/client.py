@@ -61,9 +61,9 @@ class Client:
         """The JSON answer of GET `path`; parameters that are None are left out."""
         return self._call("GET", path, query=query)
 
-    def post(self, path: str, body: Json | None = None) -> Json:
-        """The JSON answer of POST `path`."""
-        return self._call("POST", path, body=body)
+    def post(self, path: str, body: Json | None = None, **query: object) -> Json:
+        """The JSON answer of POST `path`; parameters that are None are left out."""
+        return self._call("POST", path, query=query, body=body)
 
     def events(self, after: int | None = None) -> Iterator[ServerEvent]:
         """The daemon's events after `after` (None: from now on), until the daemon ends the stream."""

@@ -68,6 +68,11 @@ def show(job: JobId, /, *, as_json: AsJson = False, socket: Socket = None) -> No
         return
     console = output.console()
     console.print(output.pairs(_facts(answer)))
+    if answer["validator_output"]:
+        console.print()
+        console.print("the validator said")
+        for line in answer["validator_output"].splitlines():
+            print(f"  {output.visible(line.expandtabs())}")
     if answer["history"]:
         console.print()
         console.print(_history(answer["history"]))
@@ -86,6 +91,7 @@ def _facts(job: dict[str, Any]) -> list[tuple[str, object]]:
         ("source", job["source"]),
         ("format", job["format"]),
         ("asked by", job["origin"]),
+        ("restores", job.get("restores", "")),
         ("version", job.get("version", "")),
         ("published", job["export_dir"]),
         ("tensors", job["tensors"] or ""),

@@ -45,6 +45,11 @@ GROUPS: dict[str, list[Command]] = {
         Command("show", "smdaemon.cli.jobs:show", "Show one job with its history."),
         Command("cancel", "smdaemon.cli.jobs:cancel", "Cancel an open job."),
         Command("retry", "smdaemon.cli.jobs:retry", "Run a failed or cancelled job again."),
+        Command("versions", "smdaemon.cli.versions:versions", "List a model's versions and why each stays."),
+        Command("pin", "smdaemon.cli.versions:pin", "Keep a version, whatever the rules say."),
+        Command("unpin", "smdaemon.cli.versions:unpin", "Leave a pinned version to the rules again."),
+        Command("prune", "smdaemon.cli.versions:prune", "Remove the versions that no rule keeps."),
+        Command("rollback", "smdaemon.cli.versions:rollback", "Publish an older version as the newest."),
     ],
     "The shell": [
         Command("completion", "smdaemon.cli.completion:completion", "Print or install shell completion."),

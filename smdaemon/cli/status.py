@@ -118,11 +118,12 @@ def _model_table(models: list[Json], now: datetime) -> "RenderableType":
 
 
 def _model_errors(models: list[Json]) -> list[str]:
-    """A line for each model with an error: too long for a column."""
+    """A line for each error of a model, its watch's or its retention's: too long for a column."""
     return [
         output.visible(f"{model['name']}: {error['message']} ({error['code']}); {error['remedy']}")
         for model in models
-        if (error := model.get("error"))
+        for kind in ("error", "retention_error")
+        if (error := model.get(kind))
     ]
 
 

@@ -21,10 +21,11 @@ from smdaemon.control.render import (
     error_message,
     error_status,
     message_response,
+    parse_message,
     parse_request,
     to_json,
 )
-from smdaemon.errors import ConfigError, SmdaemonError
+from smdaemon.errors import ConfigError, DropError, SmdaemonError
 from smdaemon.log import get_logger
 from smdaemon.proto import v1
 
@@ -80,6 +81,44 @@ async def _submit(backend: Backend, request: Request) -> Response:
     return message_response(job, request.headers, status=202, extra={"Location": f"/v1/jobs/{job.id}"})
 
 
+async def _versions(backend: Backend, request: Request) -> Response:
+    query.only(request)
+    return message_response(await backend.versions(_model_name(request)), request.headers)
+
+
+async def _pin(backend: Backend, request: Request) -> Response:
+    return await _set_pin(backend, request, pinned=True)
+
+
+async def _unpin(backend: Backend, request: Request) -> Response:
+    return await _set_pin(backend, request, pinned=False)
+
+
+async def _set_pin(backend: Backend, request: Request, *, pinned: bool) -> Response:
+    query.only(request)
+    wanted = parse_message(await _body(request), request.headers.get("content-type", ""), v1.PinRequest)
+    if not wanted.HasField("version"):
+        raise DropError("request-invalid", "the request names no version", remedy='add "version"')
+    version = await backend.pin(_model_name(request), wanted.version, pinned=pinned)
+    return message_response(version, request.headers)
+
+
+async def _prune(backend: Backend, request: Request) -> Response:
+    query.only(request, "dry_run")
+    pruned = await backend.prune(_model_name(request), dry_run=query.flag(request, "dry_run"))
+    return message_response(pruned, request.headers)
+
+
+async def _rollback(backend: Backend, request: Request) -> Response:
+    query.only(request)
+    body = await _body(request)
+    wanted = v1.RollbackRequest()
+    if body.strip():
+        wanted = parse_message(body, request.headers.get("content-type", ""), v1.RollbackRequest)
+    job = await backend.rollback(_model_name(request), wanted.to if wanted.HasField("to") else None)
+    return message_response(job, request.headers, status=202, extra={"Location": f"/v1/jobs/{job.id}"})
+
+
 async def _events(backend: Backend, request: Request) -> Response:
     query.only(request, "after")
     last = request.headers.get("last-event-id")
@@ -112,7 +151,7 @@ async def _openapi(_backend: Backend, _request: Request) -> Response:
 
 
 async def _root(_backend: Backend, _request: Request) -> Response:
-    lines = [f"{operation.method:<5} {operation.path:<24} {operation.summary}" for operation in OPERATIONS]
+    lines = [f"{operation.method:<5} {operation.path:<28} {operation.summary}" for operation in OPERATIONS]
     return PlainTextResponse("\n".join(["smdaemon's control socket", "", *lines, ""]))
 
 
@@ -128,6 +167,32 @@ OPERATIONS = [
     Operation("POST", "/v1/exports", "ask for an export", body="ExportRequest", answer="Job", status=202),
     Operation("POST", "/v1/jobs/{id}/cancel", "cancel an open job", answer="Job"),
     Operation("POST", "/v1/jobs/{id}/retry", "run a failed or cancelled job again", answer="Job"),
+    Operation(
+        "GET",
+        "/v1/models/{name}/versions",
+        "published versions, newest first, and why each stays",
+        answer="VersionList",
+    ),
+    Operation(
+        "POST", "/v1/models/{name}/pin", "keep a version, whatever the rules", body="PinRequest", answer="Version"
+    ),
+    Operation("POST", "/v1/models/{name}/unpin", "leave a version to the rules", body="PinRequest", answer="Version"),
+    Operation(
+        "POST",
+        "/v1/models/{name}/prune",
+        "remove the versions that no rule keeps; with dry_run only say which",
+        answer="Pruned",
+        query={"dry_run": "boolean"},
+    ),
+    Operation(
+        "POST",
+        "/v1/models/{name}/rollback",
+        "publish an older version once more, as the newest",
+        body="RollbackRequest",
+        answer="Job",
+        status=202,
+        body_required=False,
+    ),
     Operation(
         "GET",
         "/v1/events",
@@ -151,6 +216,11 @@ _HANDLERS: dict[str, Handler] = {
     "/v1/exports": _submit,
     "/v1/jobs/{id}/cancel": _cancel,
     "/v1/jobs/{id}/retry": _retry,
+    "/v1/models/{name}/versions": _versions,
+    "/v1/models/{name}/pin": _pin,
+    "/v1/models/{name}/unpin": _unpin,
+    "/v1/models/{name}/prune": _prune,
+    "/v1/models/{name}/rollback": _rollback,
     "/v1/events": _events,
     "/healthz": _healthz,
     "/readyz": _readyz,
@@ -221,6 +291,10 @@ async def _on_bug(request: Request, _error: Exception) -> Response:
         code="internal-error", message="an error inside smdaemon", remedy="see the daemon's log; report it"
     )
     return message_response(wrong, request.headers, status=500)
+
+
+def _model_name(request: Request) -> str:
+    return str(request.path_params["name"])
 
 
 def _job_id(request: Request) -> int:

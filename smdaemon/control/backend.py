@@ -48,6 +48,21 @@ class Backend(Protocol):
     async def retry(self, job_id: int, /) -> v1.Job:
         """Run a failed or cancelled job again; ConfigError job-unknown, job-not-retryable."""
 
+    async def versions(self, model: str, /) -> v1.VersionList:
+        """The published versions of a model, newest first; ConfigError request-model-unknown."""
+
+    async def pin(self, model: str, version: int, /, *, pinned: bool) -> v1.Version:
+        """Keep a version whatever the rules of retention say, or no longer; ConfigError version-unknown."""
+
+    async def prune(self, model: str, /, *, dry_run: bool) -> v1.Pruned:
+        """Apply the rules of retention now, or say what that would do."""
+
+    async def rollback(self, model: str, to: int | None, /) -> v1.Job:
+        """Accept a job that publishes an older version once more, without `to` the newest good one before the newest.
+
+        ConfigError version-unknown, request-duplicate.
+        """
+
     def events(self, after: int | None, /) -> AbstractAsyncContextManager[AsyncIterator[v1.Event]]:
         """The moves of all jobs with seq above `after` (None: only those from now on), then live ones.
 

@@ -42,6 +42,12 @@ class Metrics:
             buckets=_STALL_SECONDS,
             registry=self.registry,
         )
+        self._versions_removed = Counter(
+            "smdaemon_versions_removed",
+            "Old versions that retention removed since the start of the daemon.",
+            ["model"],
+            registry=self.registry,
+        )
         ProcessCollector(registry=self.registry)
         self.registry.register(StatusCollector(status))
 
@@ -53,6 +59,10 @@ class Metrics:
     def observe_stall(self, model: str, seconds: float) -> None:
         """Count one save that kept its trainer for `seconds`."""
         self._stall_seconds.labels(model).observe(seconds)
+
+    def observe_removals(self, model: str, count: int) -> None:
+        """Count versions that were removed."""
+        self._versions_removed.labels(model).inc(count)
 
 
 class StatusCollector(Collector):
@@ -134,18 +144,22 @@ def _model_families(status: v1.Status) -> Iterator[Metric]:
     healthy = GaugeMetricFamily(
         "smdaemon_watch_healthy", "1 while the model's watch directory is watched without fault.", labels=["model"]
     )
+    retention = GaugeMetricFamily(
+        "smdaemon_retention_failed", "1 while old versions of the model cannot be removed.", labels=["model"]
+    )
     watch = InfoMetricFamily("smdaemon_watch", "How the model's directory is watched.", labels=["model"])
     for model in status.models:
         for state in sorted(model.jobs):
             jobs.add_metric([model.name, state], model.jobs[state])
         queue.add_metric([model.name], sum(model.jobs.get(state, 0) for state in _QUEUED_STATES))
         healthy.add_metric([model.name], model.health == "ok")
+        retention.add_metric([model.name], model.HasField("retention_error"))
         watch.add_metric([model.name], {"method": model.watch_method})
         if model.HasField("newest_version"):
             version.add_metric([model.name], model.newest_version)
         if model.HasField("newest_at"):
             published.add_metric([model.name], _seconds(model.newest_at))
-    yield from (jobs, queue, version, published, healthy, watch)
+    yield from (jobs, queue, version, published, healthy, retention, watch)
 
 
 def _seconds(time: Any) -> float:

@@ -35,6 +35,7 @@ class Operation:
     status: int = 200
     media: str = ""
     query: Mapping[str, str] = field(default_factory=dict)  # parameter -> JSON schema type
+    body_required: bool = True
 
 
 def document(operations: Sequence[Operation]) -> Json:
@@ -56,12 +57,15 @@ def document(operations: Sequence[Operation]) -> Json:
 
 def _operation(operation: Operation) -> Json:
     made: Json = {"summary": operation.summary, "operationId": _operation_id(operation)}
-    parameters = [_parameter(name, "path", {"type": "integer"}) for name in re.findall(r"{(\w+)}", operation.path)]
+    parameters = [
+        _parameter(name, "path", {"type": "integer" if name == "id" else "string"})
+        for name in re.findall(r"{(\w+)}", operation.path)
+    ]
     parameters += [_parameter(name, "query", {"type": kind}) for name, kind in operation.query.items()]
     if parameters:
         made["parameters"] = parameters
     if operation.body:
-        made["requestBody"] = {"required": True, "content": _content(operation.body)}
+        made["requestBody"] = {"required": operation.body_required, "content": _content(operation.body)}
     good: Json = {"description": operation.summary}
     good["content"] = {operation.media: {}} if operation.media else _content(operation.answer)
     if operation.media and operation.answer:  # each event's data
@@ -74,7 +78,9 @@ def _operation(operation: Operation) -> Json:
 
 
 def _operation_id(operation: Operation) -> str:
-    words = re.findall(r"[a-z]+", operation.path.replace("v1", "").replace("{id}", "one")) or ["index"]
+    words = re.findall(r"[a-z]+", operation.path.replace("v1", "").replace("{id}", "one").replace("{name}/", "")) or [
+        "index"
+    ]
     return "_".join([operation.method.lower(), *words])
 
 

@@ -28,6 +28,14 @@ def whole(request: Request, name: str, *, low: int, high: int) -> int | None:
     return None if value is None else parse_whole(name, value, low=low, high=high)
 
 
+def flag(request: Request, name: str) -> bool:
+    """The parameter as true or false, false where it is missing; HttpError 400."""
+    value = request.query_params.get(name, "false")
+    if value not in {"true", "false"}:
+        raise HttpError(400, f"{name} is {value[:40]!r}", remedy="give true or false")
+    return value == "true"
+
+
 def parse_whole(name: str, value: str, *, low: int, high: int) -> int:
     """`value` as a whole number from `low` to `high`; HttpError 400 names `name`."""
     if value.isascii() and value.isdigit() and len(value) <= 19 and low <= int(value) <= high:

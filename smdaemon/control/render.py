@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from starlette.datastructures import Headers
@@ -12,13 +12,15 @@ from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError
 from smdaemon.proto import mapping, v1
 from smdaemon.proto.pool import deterministic
 
+M = TypeVar("M", bound=Message)
+
 JSON = "application/json"
 PROTOBUF = "application/x-protobuf"
 _PROTOBUF_TYPES = {PROTOBUF, "application/protobuf"}
 # curl -d says form-urlencoded whatever it sends; what is not JSON is refused by the parser anyway.
 _JSON_TYPES = {"", JSON, "text/json", "application/x-www-form-urlencoded"}
 
-_NOT_FOUND = {"job-unknown"}
+_NOT_FOUND = {"job-unknown", "version-unknown"}
 _CONFLICT = {"job-not-cancellable", "job-not-retryable", "version-exists", "export-dir-exists"}
 
 
@@ -94,9 +96,14 @@ def error_status(error: SmdaemonError) -> int:
 
 def parse_request(body: bytes, content_type: str) -> v1.ExportRequest:
     """The ExportRequest of a request's body; DropError request-invalid, HttpError 415."""
+    return parse_message(body, content_type, v1.ExportRequest)
+
+
+def parse_message(body: bytes, content_type: str, wanted: type[M]) -> M:
+    """The message of class `wanted` in a request's body; DropError request-invalid, HttpError 415."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind in _PROTOBUF_TYPES:
-        return mapping.request_from_protobuf(body)
+        return mapping.message_from_protobuf(body, wanted)
     if kind not in _JSON_TYPES and not kind.endswith("+json"):
         raise HttpError(
             415,
@@ -106,4 +113,4 @@ def parse_request(body: bytes, content_type: str) -> v1.ExportRequest:
         )
     if not body.strip():
         raise DropError("request-invalid", "the body is empty")
-    return mapping.request_from_json(body)
+    return mapping.dict_to_message(mapping.parse_json(body), wanted)

@@ -8,7 +8,6 @@ is pinned for them, and tests/control/test_control_server.py is their contract.
 
 import socket
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -18,6 +17,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
+from smdaemon.accepting import Accepting
 from smdaemon.control.app import make_app
 from smdaemon.control.backend import Backend
 from smdaemon.control.sockets import open_listeners
@@ -70,8 +70,8 @@ class _Server:
         async with trio.open_nursery() as connections:
             try:
                 async with trio.open_nursery() as accepting:
-                    accept = partial(trio.serve_listeners, self._connection, listeners, handler_nursery=connections)
-                    await accepting.start(accept)
+                    for listener, address in zip(listeners, addresses, strict=True):
+                        accepting.start_soon(self._accept, listener, address, connections)
                     task_status.started(addresses)
                     await stopping.wait()
                     accepting.cancel_scope.cancel()
@@ -83,6 +83,12 @@ class _Server:
             finally:
                 self._close_all()
             connections.cancel_scope.cancel()
+
+    async def _accept(self, listener: trio.SocketListener, address: str, connections: trio.Nursery) -> None:
+        accepting = Accepting(listener.accept, address)
+        async with listener:
+            while True:
+                connections.start_soon(self._connection, await accepting.next())
 
     async def _connection(self, stream: trio.SocketStream) -> None:
         self._streams.add(stream)

@@ -27,6 +27,7 @@ from smdaemon.daemon.pulse import Pulse
 from smdaemon.daemon.results import ResultWriter
 from smdaemon.daemon.settings import load_settings
 from smdaemon.daemon.space import SpaceWatch
+from smdaemon.daemon.versions import Versions
 from smdaemon.daemon.view import Condition, View
 from smdaemon.daemon.watches import Watches
 from smdaemon.errors import ConfigError, EnvironmentFault
@@ -83,8 +84,14 @@ class Daemon:
                 self._budget = ByteBudget(settings.host_memory_bytes)
                 intake = Intake(ledger, lambda: self.config)
                 handoffs = self._handoffs = Handoffs(ledger, intake, lambda: self.config, self._wake)
+                versions = Versions(ledger, lambda: self.config, owner=owner)
                 execution = Execution(
-                    ledger, lambda: self.config, self._budget, owner=owner, segment_of=handoffs.segment_of
+                    ledger,
+                    lambda: self.config,
+                    self._budget,
+                    owner=owner,
+                    segment_of=handoffs.segment_of,
+                    lock_of=versions.lock,
                 )
                 self._scheduler = Scheduler(ledger, execution, workers=settings.workers, policy=self._policy)
                 self._watches = Watches(intake, nursery, self._scheduler.wake)
@@ -98,6 +105,7 @@ class Daemon:
                     watches=self._watches,
                     budget=self._budget,
                     handoffs=handoffs,
+                    versions=versions,
                     space=self._space,
                     pulse=pulse,
                 )
@@ -108,6 +116,7 @@ class Daemon:
                 addresses = await nursery.start(self._serve, view, served)
                 await nursery.start(self._obey_signals)
                 nursery.start_soon(results.run)
+                nursery.start_soon(versions.run)
                 await self._scheduler.recover()
                 handoffs.restore(self._inherited.stored)
                 if settings.handoff_socket:
@@ -253,7 +262,9 @@ class Daemon:
         if settings is None:
             return ModelPolicy()
         return ModelPolicy(
-            on_backlog=settings.on_backlog, paused=not self._watches.has_looked(model) or model in self._space.low
+            on_backlog=settings.on_backlog,
+            priority=settings.priority,
+            paused=not self._watches.has_looked(model) or model in self._space.low,
         )
 
     def _sweep(self, owner: str) -> None:

@@ -11,18 +11,20 @@ from pathlib import Path
 import trio
 
 from smdaemon.config import Config, ModelSettings, parse_size
-from smdaemon.errors import ConfigError, DropError
+from smdaemon.daemon.validator import judge
+from smdaemon.errors import ConfigError, DropError, fault
 from smdaemon.export.budget import ByteBudget, needed
 from smdaemon.export.isolated import export_isolated, has_large_graph
-from smdaemon.export.pipeline import export
+from smdaemon.export.pipeline import Exported
 from smdaemon.export.plan import ExportPlan
 from smdaemon.export.rate import RateLimit
+from smdaemon.export.republish import perform
 from smdaemon.jobs.attempt import Attempt, Published
 from smdaemon.jobs.job import Job
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import Event
 from smdaemon.proto.v1 import ExportRequest
-from smdaemon.publish.local import MAX_VERSION, LocalStore
+from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
 from smdaemon.publish.space import check_room
 
 
@@ -37,12 +39,15 @@ class Execution:
         *,
         owner: str,
         segment_of: Callable[[Job], tuple[Path, Path]],
+        lock_of: Callable[[str], trio.Lock],
     ) -> None:
         self._ledger = ledger
         self._config = config
         self._budget = budget
         self._owner = owner
         self._segment_of = segment_of
+        # a model's lock, held while one of its versions appears or goes
+        self._lock_of = lock_of
         # the scheduler decides how many run; this only keeps exports from crowding out trio's other threads
         self._threads = trio.CapacityLimiter(math.inf)
 
@@ -51,22 +56,24 @@ class Execution:
         model = self._config().model_named(job.model)
         if model is None:
             raise ConfigError("request-model-unknown", f"the model {job.model!r} is no longer configured")
-        plan = ExportPlan.of(Path(job.source), model, ExportRequest.FromString(job.request))
-        if job.origin == "handoff":
-            # one data file: what lies in shared memory as it is to lie on the disk is written as one stream
-            plan = replace(plan, segment=self._segment_of(job), shards=plan.shards or 1)
+        request = ExportRequest.FromString(job.request)
+        plan = self._plan(job, model, request)
         store = LocalStore(Path(model.publish), self._owner)
         version = await self._version(job, model, store)
         await attempt.enter(Event.STAGE, version=version)
         draft = await trio.to_thread.run_sync(store.draft, f"job{job.id}")
         try:
-            async with AsyncExitStack() as held:
-                room = partial(check_room, Path(model.publish), min_free=self._config().daemon.min_free_bytes)
-                report = _JobReport(attempt, plan, budget=self._budget, held=held, room=room, limit=_limit_of(model))
-                perform = export_isolated if await trio.to_thread.run_sync(has_large_graph, plan) else export
-                exported = await trio.to_thread.run_sync(perform, plan, draft, report, limiter=self._threads)
+            try:
+                exported = await self._export(attempt, plan, model, draft)
+                await judge(attempt, model, store, draft)
+            except DropError as error:
+                if job.restores is None:
+                    raise
+                await self._ledger.withdraw_version(model.name, job.source)
+                raise _not_restored(job, error) from error
             await attempt.enter(Event.COMMIT)
-            target = await trio.to_thread.run_sync(store.commit, draft, version)
+            async with self._lock_of(model.name):
+                target, identity = await trio.to_thread.run_sync(_commit, store, draft, version)
         finally:
             with trio.CancelScope(shield=True):  # removes one draft; a start sweeps what a kill leaves
                 await trio.to_thread.run_sync(store.discard, draft)
@@ -75,6 +82,8 @@ class Execution:
     async def _version(self, job: Job, model: ModelSettings, store: LocalStore) -> int:
         """The version number that `job` publishes: what it was given, or what the model's rule gives now."""
         version = job.version
+        if job.restores is not None:
+            version = await trio.to_thread.run_sync(_number_of_rollback, job, model, store)
         if version is None and model.version == "step":
             raise DropError("no-step", f"neither the name {Path(job.source).name!r} nor the metadata holds a step")
         if version is None:
@@ -112,7 +121,8 @@ class _JobReport:
 
     def writing(self, tensors: int, nbytes: int) -> None:
         """See that there is room on the disk, wait for host memory, then move the job on."""
-        self._room(nbytes)
+        if not self._plan.copy:  # links, as a rule; a good model is not to wait for room
+            self._room(nbytes)
         memory = needed(tensors, self._plan.shards_for(nbytes))
         trio.from_thread.run(self._held.enter_async_context, self._budget.reserved(memory))
         trio.from_thread.run(partial(self._attempt.enter, Event.WRITE, tensors=tensors, bytes_total=nbytes))
@@ -121,7 +131,7 @@ class _JobReport:
         """Count bytes; stop where the job was cancelled or the daemon is stopping."""
         self._attempt.check()
         self._attempt.progress.add(nbytes)
-        if self._limit is not None:
+        if self._limit is not None and not self._plan.copy:
             self._limit.passed(nbytes, self._attempt.check)
 
     def verifying(self) -> None:

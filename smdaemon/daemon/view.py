@@ -16,6 +16,7 @@ from smdaemon.daemon.handoffs import Handoffs
 from smdaemon.daemon.intake import Intake
 from smdaemon.daemon.pulse import Pulse
 from smdaemon.daemon.space import SpaceWatch
+from smdaemon.daemon.versions import Versions
 from smdaemon.errors import ConfigError, SmdaemonError
 from smdaemon.export.budget import ByteBudget
 from smdaemon.jobs.bus import Lagged, Notice
@@ -64,6 +65,7 @@ class View:
         watches: Watches,
         budget: ByteBudget,
         handoffs: Handoffs,
+        versions: Versions,
         space: SpaceWatch,
         pulse: Pulse,
     ) -> None:
@@ -74,12 +76,14 @@ class View:
         self._watches = watches
         self._budget = budget
         self._handoffs = handoffs
+        self._versions = versions
         self._space = space
         self._pulse = pulse
         self._stopping = trio.Event()
         self._metrics = Metrics(self.status)
         ledger.observe(self._observe)
         handoffs.observers.append(self._metrics.observe_stall)
+        versions.observers.append(self._metrics.observe_removals)
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -146,6 +150,9 @@ class View:
         if newest is not None and newest.version is not None:
             model.newest_version = newest.version
             set_time(model.newest_at, newest.updated_at)
+        problem = self._versions.problems.get(settings.name)
+        if problem is not None:
+            model.retention_error.CopyFrom(error_message(JobError.of(problem)))
         return model
 
     async def jobs(self, *, model: str | None, state: str | None, before: int | None, limit: int) -> v1.JobList:
@@ -166,6 +173,7 @@ class View:
         message = self._message(job)
         history = await self._ledger.history(job_id)
         message.history.extend(to_message(job, history=history).history)
+        message.validator_output = job.validator_output
         return message
 
     async def submit(self, request: v1.ExportRequest, /) -> v1.Job:
@@ -179,6 +187,22 @@ class View:
     async def retry(self, job_id: int, /) -> v1.Job:
         """Run a failed or cancelled job again."""
         return self._message(await self._scheduler.retry(job_id))
+
+    async def versions(self, model: str, /) -> v1.VersionList:
+        """The published versions of a model."""
+        return await self._versions.listed(model)
+
+    async def pin(self, model: str, version: int, /, *, pinned: bool) -> v1.Version:
+        """Keep a version whatever the rules of retention say, or no longer."""
+        return await self._versions.pin(model, version, pinned=pinned)
+
+    async def prune(self, model: str, /, *, dry_run: bool) -> v1.Pruned:
+        """Apply the rules of retention now, or say what that would do."""
+        return await self._versions.prune(model, dry_run=dry_run)
+
+    async def rollback(self, model: str, to: int | None, /) -> v1.Job:
+        """Accept a job that publishes an older version once more."""
+        return self._message(await self._versions.rollback(model, to))
 
     @asynccontextmanager
     async def events(self, after: int | None, /) -> AsyncIterator[AsyncIterator[v1.Event]]:

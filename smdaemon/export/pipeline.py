@@ -4,11 +4,15 @@ This is plain synchronous code: the command line calls it as it is, the daemon c
 directory under a version number is the caller's next step (see publish/).
 """
 
+import errno
+import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from smdaemon.errors import fault
+from smdaemon.errors import DropError, fault
 from smdaemon.export.assemble import assemble
 from smdaemon.export.plan import ExportPlan
 from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY
@@ -52,10 +56,11 @@ class Silent:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote: how many tensors, how many bytes of values."""
+    """What an export wrote: how many tensors, how many bytes of values; and the plan's metric, where the source has it."""
 
     tensors: int
     nbytes: int
+    metric: float | None = None
 
 
 def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Exported:
@@ -82,10 +87,28 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
             unchanged(source)
             if plan.verify:
                 report.verifying()
-                verify(target)
+                _verify(target)
         except OSError as error:
             raise fault(error, "writing the export") from error
-    return Exported(tensors, nbytes)
+        return Exported(tensors, nbytes, _number(source.metadata, plan.metric))
+
+
+def _verify(target: Path) -> None:
+    try:
+        verify(target)
+    except DropError:
+        if not target.is_dir():  # what was written has gone: a volume was unmounted, or somebody cleaned up
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target)) from None
+        raise
+
+
+def _number(metadata: Mapping[str, str], name: str) -> float | None:
+    """The finite number of that name; None where there is none."""
+    try:
+        value = float(metadata.get(name, ""))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def open_plan_source(plan: ExportPlan) -> Source:

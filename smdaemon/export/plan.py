@@ -43,6 +43,8 @@ class ExportPlan:
     source: Path
     # a segment and its plan, in place of a source that is a file
     segment: tuple[Path, Path] | None = None
+    # `source` is a published version, which is to be published once more as it is; all the rest counts for nothing then
+    copy: bool = False
     # the name under which the model is served
     model_name: str = ""
     format: str = "auto"
@@ -74,6 +76,8 @@ class ExportPlan:
     warmup: Path | None = None
     io_device: str = ""
     modes: Mapping[str, ModePlan] = field(default_factory=dict)
+    # what in the source's metadata says how good the model is; empty for nothing
+    metric: str = ""
 
     @classmethod
     def of(cls, source: Path, model: "ModelSettings", request: "ExportRequest") -> "ExportPlan":
@@ -122,6 +126,7 @@ class ExportPlan:
             warmup=Path(warmup) if warmup else None,
             io_device=request.io_device or model.io_device,
             modes={name: ModePlan(Path(mode.template), tuple(mode.tags)) for name, mode in modes.items()},
+            metric=model.metric,
         )
 
     def shards_for(self, nbytes: int) -> int:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError
 from smdaemon.export.isolated import decode_plan
-from smdaemon.export.pipeline import export
+from smdaemon.export.republish import perform
 
 _TELL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
@@ -71,7 +71,7 @@ def main() -> None:
     target = Path(json.loads(sys.stdin.buffer.readline()))
     report = _PipeReport(sys.stdout.buffer, sys.stdin.buffer)
     try:
-        exported = export(plan, target, report)
+        exported = perform(plan, target, report)
     except SmdaemonError as error:
         kind = next((each for each in (EnvironmentFault, DropError) if isinstance(error, each)), SmdaemonError)
         report.say("error", [kind.__name__, error.code, error.message, error.remedy, error.retryable])
@@ -79,7 +79,7 @@ def main() -> None:
         traceback.print_exc()  # to the daemon's stderr, and so to its log
         report.say("error", ["", "", f"{type(error).__name__}: {error}", "", False])
     else:
-        report.say("done", [exported.tensors, exported.nbytes])
+        report.say("done", [exported.tensors, exported.nbytes, exported.metric])
 
 
 if __name__ == "__main__":

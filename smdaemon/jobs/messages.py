@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from smdaemon.jobs.job import Job, JobError, Moved, Transition
 from smdaemon.jobs.rows import printable
 from smdaemon.jobs.states import State
+from smdaemon.publish.retention import Version
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -39,6 +40,7 @@ def to_message(
         bytes_total=job.bytes_total,
         bytes_per_second=bytes_per_second,
         attempts=job.attempts,
+        restores=job.restores,
         history=[transition_message(transition) for transition in history],
     )
     set_time(message.created_at, job.created_at)
@@ -47,6 +49,26 @@ def to_message(
         set_time(message.retry_at, job.retry_at)
     if job.error is not None:
         message.error.CopyFrom(error_message(job.error))
+    return message
+
+
+def version_message(version: Version, state: str, kept_by: Iterable[str]) -> "v1.Version":
+    """A published version as a message; `state` says what lies there, `kept_by` why it stays."""
+    from smdaemon.proto import v1
+
+    message = v1.Version(
+        version=version.version,
+        export_dir=printable(version.export_dir),
+        state=state,
+        kept_by=[printable(reason) for reason in kept_by],
+        pinned=version.pinned,
+        metrics=version.metrics,
+        place=version.place,
+        restores=version.restores,
+    )
+    set_time(message.published_at, version.published_at)
+    if version.withdrawn_at is not None:
+        set_time(message.withdrawn_at, version.withdrawn_at)
     return message
 
 

@@ -219,16 +219,21 @@ def request_from_toml(text: bytes) -> v1.ExportRequest:
 
 def request_from_protobuf(data: bytes) -> v1.ExportRequest:
     """The ExportRequest in protobuf's wire format; an unknown field is refused, as in the texts."""
+    return message_from_protobuf(data, v1.ExportRequest)
+
+
+def message_from_protobuf(data: bytes, kind: type[M]) -> M:
+    """A message of class `kind` in protobuf's wire format; DropError request-invalid, also for an unknown field."""
     from google.protobuf.unknown_fields import UnknownFieldSet
 
     try:
-        request = v1.ExportRequest.FromString(data)
+        message = kind.FromString(data)
     except DecodeError as error:
-        raise DropError("request-invalid", "not a serialised smdaemon.v1.ExportRequest") from error
-    unknown = UnknownFieldSet(request)
+        raise DropError("request-invalid", f"not a serialised {kind.DESCRIPTOR.full_name}") from error
+    unknown = UnknownFieldSet(message)
     if len(unknown):
         raise DropError("request-invalid", f"unknown field number {unknown[0].field_number}")
-    return request
+    return message
 
 
 def parse_json(text: bytes) -> Any:

@@ -22,6 +22,7 @@ class FakeBackend:
         self.is_ready = True
         self.is_healthy = True
         self.subscribers = 0
+        self.pins: set[int] = set()
         self._jobs: dict[int, v1.Job] = {}
         self._moves: list[v1.Event] = []
         self._moved = trio.Condition()
@@ -138,6 +139,49 @@ class FakeBackend:
             raise ConfigError("job-not-retryable", f"job {job_id} is {job.state}")
         job.attempts += 1
         await self.move(job_id, "queued")
+        return job
+
+    async def versions(self, model, /):
+        """Two versions that stay and one that does not."""
+        await trio.lowlevel.checkpoint()
+        if model != "ranker":
+            raise ConfigError("request-model-unknown", f"no model is called {model!r}")
+        answer = v1.VersionList(model=model)
+        for number, reasons in ((43, ["the newest"]), (42, []), (41, ["keep_best = 1"])):
+            version = answer.versions.add(version=number, export_dir=f"/models/{number}", state="present", place=number)
+            version.kept_by.extend([*reasons, *(["pinned"] if number in self.pins else [])])
+            version.pinned = number in self.pins
+            version.metrics["auc"] = number / 100
+            version.published_at.FromSeconds(1_700_000_000 + number)
+        return answer
+
+    async def pin(self, model, version, /, *, pinned):
+        """Pins and unpins what there is."""
+        listed = await self.versions(model)
+        if version not in {each.version for each in listed.versions}:
+            raise ConfigError("version-unknown", f"no version {version}")
+        (self.pins.add if pinned else self.pins.discard)(version)
+        return next(each for each in (await self.versions(model)).versions if each.version == version)
+
+    async def prune(self, model, /, *, dry_run):
+        """What no rule keeps goes; here it comes back."""
+        listed = (await self.versions(model)).versions
+        answer = v1.Pruned(model=model, dry_run=dry_run)
+        answer.removed.extend(each.version for each in listed if not each.kept_by)
+        answer.kept.extend(each for each in listed if each.kept_by)
+        return answer
+
+    async def rollback(self, model, to, /):
+        """A job of the socket; version 0 stands for one that cannot be published."""
+        await self.versions(model)
+        job = await self.submit(v1.ExportRequest(model=model, source="/models/42"))
+        job.restores = 42 if to is None else to
+        if to == 0:
+            job.error.code, job.error.message, job.error.remedy = "bundle-corrupt", "a checksum", "another"
+            await self.move(job.id, "failed")
+        elif to != 41:
+            job.version = 44
+            await self.move(job.id, "published")
         return job
 
     @asynccontextmanager
