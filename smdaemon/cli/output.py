@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from smdaemon.errors import SmdaemonError
+from smdaemon.journald import is_journal, with_priority
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -35,7 +36,8 @@ def error_line(error: SmdaemonError) -> str:
 
 def print_error(error: SmdaemonError) -> None:
     """The error on one line of stderr."""
-    print(error_line(error), file=sys.stderr)
+    line = error_line(error)
+    print(with_priority(line, "error") if is_journal(sys.stderr) else line, file=sys.stderr)
 
 
 def print_json(data: Any) -> None:

@@ -1,5 +1,7 @@
 """`smdaemon run`: the daemon in the foreground."""
 
+import faulthandler
+
 import trio
 
 from smdaemon import log
@@ -18,6 +20,8 @@ def run(*, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """
     settings = load_settings(config)
     log.configure(settings.daemon.log_level, settings.daemon.log_format)
+    log.adopt_others()
+    faulthandler.enable()  # the watchdog's kill is a SIGABRT: the log then has where every thread was
     be_nice(settings.daemon.nice, settings.daemon.io_priority)
     try:
         trio.run(Daemon(config, settings).run)
