@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import trio
 
+from smdaemon.accepting import Accepting
 from smdaemon.errors import DropError, SmdaemonError
 from smdaemon.handoff import protocol
 from smdaemon.handoff.holdings import Committed, Held, Holdings
@@ -103,10 +104,10 @@ class HandoffServer:
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept and serve until cancelled."""
-        listening = trio.socket.from_stdlib_socket(listener)
+        accepting = Accepting(trio.socket.from_stdlib_socket(listener).accept, "handoff")
         async with trio.open_nursery() as nursery:
             while True:
-                accepted, _ = await listening.accept()
+                accepted, _ = await accepting.next()
                 nursery.start_soon(self._handle, accepted)
 
     def ended(self, export: str, outcome: Ended) -> None:

@@ -5,6 +5,7 @@ ledger's picture is all that it looks at. A job that is attempted is in `_runnin
 is being cancelled in `_held`: between choosing and moving there are awaits, and both sets keep the other side away.
 """
 
+import errno
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ from typing import Literal
 
 import trio
 
-from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError
+from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError, fault
 from smdaemon.jobs.attempt import Attempt, JobCancelled, Published
 from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS, delay
 from smdaemon.jobs.states import Event, ImpossibleMoveError, State
 from smdaemon.jobs.versions import Publication
-from smdaemon.log import get_logger
+from smdaemon.log import bound, get_logger
 
 _log = get_logger(__name__)
 
@@ -269,11 +270,13 @@ class Scheduler:
 
     async def _run_attempt(self, attempt: Attempt) -> None:
         try:
-            outcome = await self._outcome(attempt)
-            if outcome is not None:
-                await self._record(attempt, outcome)
-                if outcome.event is Event.PUBLISH and self._policy(attempt.job.model).on_backlog == "latest":
-                    await self._supersede_older(attempt.job)
+            # whatever room writes a line meanwhile, and in whatever thread: it says which job it was at
+            with bound(job=attempt.job.id, model=attempt.job.model):
+                outcome = await self._outcome(attempt)
+                if outcome is not None:
+                    await self._record(attempt, outcome)
+                    if outcome.event is Event.PUBLISH and self._policy(attempt.job.model).on_backlog == "latest":
+                        await self._supersede_older(attempt.job)
         finally:
             self._end(attempt)
 
@@ -384,8 +387,19 @@ def _leading(error: Exception) -> Exception:
     of two threads met a full disk. A stop comes last: it only follows from one of the others, or is alone.
     """
     if not isinstance(error, ExceptionGroup):
-        return error
+        return _shortage(error) or error
     return min((_leading(inner) for inner in error.exceptions), key=_rank)
+
+
+def _shortage(error: Exception) -> EnvironmentFault | None:
+    """What an error means that any line of an export may meet where the machine gives no more; None for all others."""
+    if isinstance(error, MemoryError):
+        return EnvironmentFault("memory-short", "no memory is left for the export", retryable=True)
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return EnvironmentFault("memory-short", "no further thread can be started", retryable=True)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return fault(error, "exporting")
+    return None
 
 
 def _rank(error: Exception) -> int:

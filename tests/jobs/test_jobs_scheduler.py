@@ -3,6 +3,7 @@
 pytest-trio uses a clock only if the test itself asks for it, so each does.
 """
 
+import errno
 import random
 
 import pytest
@@ -323,6 +324,26 @@ async def test_a_bug_fails_one_job_and_the_daemon_goes_on(build, autojump_clock)
     assert (failed.error.code, failed.error.message) == ("internal-error", "KeyError: 'layer'")
     assert [line["exc_info"] for line in lines if line["event"] == "internal error"] == [bug]
     await house.until(await house.accept(step=2), State.PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), "memory-short"),
+        (RuntimeError("can't start new thread"), "memory-short"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory-short"),
+        (OSError(errno.EMFILE, "Too many open files", "/runs/a"), "too-many-files"),
+        (ExceptionGroup("two threads", [OSError(errno.ENFILE, "full"), FULL]), "too-many-files"),
+    ],
+)
+async def test_a_machine_that_gives_no_more_is_waited_for(build, autojump_clock, error, code):
+    """Memory, threads, descriptors: whichever line met the end of them, the job waits and is tried again."""
+    house = build()
+    job = await house.accept(step=1)
+    house.export.troubles[job.source] = [error]
+    waiting = await house.until(job, State.WAITING)
+    assert (waiting.error.code, waiting.error.retryable) == (code, True)
+    await house.until(job, State.PUBLISHED)
 
 
 async def test_an_export_that_skips_its_commit_is_a_bug(build, autojump_clock):
