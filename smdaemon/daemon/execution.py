@@ -23,9 +23,12 @@ from smdaemon.jobs.attempt import Attempt, Published
 from smdaemon.jobs.job import Job
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import Event
+from smdaemon.log import get_logger
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
 from smdaemon.publish.space import check_room
+
+_log = get_logger(__name__)
 
 
 class Execution:
@@ -76,8 +79,33 @@ class Execution:
                 target, identity = await trio.to_thread.run_sync(_commit, store, draft, version)
         finally:
             with trio.CancelScope(shield=True):  # removes one draft; a start sweeps what a kill leaves
-                await trio.to_thread.run_sync(store.discard, draft)
-        return Published(version=version, export_dir=str(target), tensors=exported.tensors, bytes_total=exported.nbytes)
+                await _discard(store, draft)
+        return Published(
+            version=version,
+            export_dir=str(target),
+            tensors=exported.tensors,
+            bytes_total=exported.nbytes,
+            identity=identity,
+            metrics=_metrics(plan, exported, request),
+        )
+
+    def _plan(self, job: Job, model: ModelSettings, request: ExportRequest) -> ExportPlan:
+        if job.restores is not None:
+            return ExportPlan(source=Path(job.source), model_name=model.name, copy=True)
+        plan = ExportPlan.of(Path(job.source), model, request)
+        if job.origin == "handoff":
+            # one data file: what lies in shared memory as it is to lie on the disk is written as one stream
+            plan = replace(plan, segment=self._segment_of(job), shards=plan.shards or 1)
+        return plan
+
+    async def _export(self, attempt: Attempt, plan: ExportPlan, model: ModelSettings, draft: Path) -> Exported:
+        """Write and verify the draft, in a thread, or in a process of its own where the graph is large."""
+        room = partial(check_room, Path(model.publish), min_free=self._config().daemon.min_free_bytes)
+        limit = _limit_of(model)
+        async with AsyncExitStack() as held:
+            report = _JobReport(attempt, plan, budget=self._budget, held=held, room=room, limit=limit)
+            act = export_isolated if await trio.to_thread.run_sync(has_large_graph, plan) else perform
+            return await trio.to_thread.run_sync(act, plan, draft, report, limiter=self._threads)
 
     async def _version(self, job: Job, model: ModelSettings, store: LocalStore) -> int:
         """The version number that `job` publishes: what it was given, or what the model's rule gives now."""
@@ -93,6 +121,51 @@ class Execution:
         if not 0 <= version <= MAX_VERSION:
             raise DropError("version-invalid", f"version {version} is out of range")
         return version
+
+
+async def _discard(store: LocalStore, draft: Path) -> None:
+    """Remove the draft. A disk that refuses this too must not hide why the export ended; the next attempt or start removes it."""
+    try:
+        await trio.to_thread.run_sync(store.discard, draft)
+    except OSError as error:
+        refused = fault(error, "removing a draft")
+        _log.warning("draft not removed", draft=str(draft), code=refused.code, reason=refused.message)
+
+
+def _number_of_rollback(job: Job, model: ModelSettings, store: LocalStore) -> int | None:
+    """The number under which an older version is the newest once more; None where the model's rule is to give one.
+
+    The number that an earlier attempt had is kept where that one has published it, or where it still is the newest to come.
+    """
+    newest = max(store.versions(), default=0)
+    given = job.version
+    if given is not None and given > newest:
+        return given
+    if given == newest and same_export(Path(job.source), store.root / str(given)):
+        return given
+    return newest + 1 if model.version == "step" else None
+
+
+def _commit(store: LocalStore, draft: Path, version: int) -> tuple[Path, str]:
+    """Publish; the version directory and its identity."""
+    target = store.commit(draft, version)
+    try:
+        return target, identity_of(target) or ""
+    except OSError as error:
+        raise fault(error, "publishing") from error
+
+
+def _metrics(plan: ExportPlan, exported: Exported, request: ExportRequest) -> dict[str, float]:
+    """What is known of how good the version is: what the request says comes before what the source says."""
+    found = {} if exported.metric is None else {plan.metric: exported.metric}
+    return found | dict(request.metrics)
+
+
+def _not_restored(job: Job, error: DropError) -> DropError:
+    message = f"version {job.restores} cannot be published once more: {error.message}"
+    return DropError(
+        error.code, message, remedy=f"roll back to another one: smdaemon rollback {job.model} --to VERSION"
+    )
 
 
 def _limit_of(model: ModelSettings) -> RateLimit | None:
