@@ -119,9 +119,11 @@ class Sidecar:
         try:
             tensors = None if isinstance(spec, int) else _tensors(spec)
             nbytes = spec if tensors is None else tensors.layout.nbytes
-            for segment in self._link.have(nbytes, segments, time.monotonic() + timeout):
-                for stager in {} if tensors is None else {id(each): each for each in tensors.stagers.values()}.values():
-                    stager.prepare(segment.buffer)
+            had = self._link.have(nbytes, segments, time.monotonic() + timeout)
+            for group in [] if tensors is None else _grouped(tensors, had[0]):
+                for segment in had:
+                    group.stager.prepare(segment.buffer)
+                group.stager.warm(group.tensors)
         except SmdaemonError as error:
             if self._strict:
                 raise

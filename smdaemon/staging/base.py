@@ -58,6 +58,10 @@ class Stager(Protocol):
         """
         ...
 
+    def warm(self, tensors: Sequence[Any]) -> None:  # noqa: ARG002 - most need nothing
+        """Do now what the first `snapshot` of such tensors would take time for, such as compiling; nothing is copied."""
+        return
+
     def copy(self, tensors: Sequence[Any], into: Sequence[memoryview], threads: int) -> None:
         """Fill each buffer, which has `spec(tensor).nbytes` bytes, with its tensor; blocks until all bytes are there.
 

@@ -11,6 +11,9 @@ from smdaemon.tensorbundle.dtypes import dtype_named
 PIECE_BYTES = 16 << 20
 """One copy of one thread. Large enough to go without the interpreter for milliseconds, small enough that threads end together."""
 
+THREAD_BYTES = 4 << 20
+"""What a thread more must have to copy: below this it takes longer to start it."""
+
 Piece = tuple[Any, Any]
 """Two numpy arrays of one shape, of one dtype but for the order of its bytes: where to copy to, and from."""
 
@@ -91,8 +94,10 @@ def pieces(target: Any, source: Any) -> Iterator[Piece]:
 
 
 def copy_pieces(work: Iterable[Piece], threads: int) -> None:
-    """Copy all pieces, by so many threads at once."""
-    pending = iter(list(work))
+    """Copy all pieces, by at most so many threads at once, one of which is the caller's."""
+    listed = list(work)
+    helpers = min(threads - 1, sum(target.nbytes for target, _ in listed) // THREAD_BYTES)
+    pending = iter(listed)
     turn = threading.Lock()
 
     def copy_some() -> None:
@@ -105,9 +110,11 @@ def copy_pieces(work: Iterable[Piece], threads: int) -> None:
                 return
             np.copyto(*piece, casting="equiv")
 
-    if threads <= 1:
+    if helpers <= 0:
         copy_some()
         return
-    with ThreadPoolExecutor(threads, thread_name_prefix="handoff-copy") as pool:
-        for done in [pool.submit(copy_some) for _ in range(threads)]:
+    with ThreadPoolExecutor(helpers, thread_name_prefix="handoff-copy") as pool:
+        started = [pool.submit(copy_some) for _ in range(helpers)]
+        copy_some()
+        for done in started:
             done.result()

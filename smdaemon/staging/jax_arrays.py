@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from smdaemon.errors import DropError, EnvironmentFault
 from smdaemon.staging.base import Spec, Stager, loaded, make_spec, memory_short, name_of
 from smdaemon.staging.host import as_array, copy_pieces, pieces
+
+Result = TypeVar("Result")
 
 BATCH_BYTES = 256 << 20
 """So much is on its way to the host at once, and as much again waits there to be copied."""
@@ -64,6 +66,10 @@ class JaxStager(Stager):
             tensor = sys.modules["jax"].eval_shape(sys.modules["jax"].random.key_data, tensor)
         return make_spec(name_of(tensor.dtype), tensor.shape)
 
+    def warm(self, tensors: Sequence[Any]) -> None:
+        """See `Stager`."""
+        apart(lambda: compile_copies(tensors))
+
     def snapshot(self, tensors: Sequence[Any]) -> Sequence[Any]:
         """Copies on the devices, one launch for each group of devices; `memory-short` where these have no room."""
         return apart(lambda: copies(tensors))
@@ -81,36 +87,46 @@ def copies(tensors: Sequence[Any]) -> list[Any]:
     Returns once the copying is launched. What is compiled for it is compiled once for each list of shapes, dtypes and devices.
     """
     made: list[Any] = [None] * len(tensors)
-    groups: dict[Any, list[int]] = {}
-    arrays = []
+    for items, arrays in _launches(tensors):
+        with jax_errors(arrays):
+            for item, copied in zip(items, _copier()(arrays), strict=True):
+                made[item] = copied
+    return made
+
+
+def _launches(tensors: Sequence[Any]) -> list[tuple[list[int], list[Any]]]:
+    """What is launched together: the numbers of tensors, and their arrays."""
+    groups: dict[Any, tuple[list[int], list[Any]]] = {}
     with jax_errors():
         for item, tensor in enumerate(tensors):
             refuse_deleted(tensor)
             array = plain(tensor)
             if array.is_fully_replicated and len(array.sharding.device_set) > 1:
                 array = array.addressable_data(0)
-            arrays.append(array)
             # one launch takes arrays of the same devices in the same order only
             devices = tuple(array.sharding.devices_indices_map(array.shape))
-            groups.setdefault((devices, array.sharding.memory_kind), []).append(item)
-    for items in groups.values():
-        group = [arrays[item] for item in items]
-        with jax_errors(group):
-            for item, copied in zip(items, _copier()(group), strict=True):
-                made[item] = copied
-    return made
+            items, arrays = groups.setdefault((devices, array.sharding.memory_kind), ([], []))
+            items.append(item)
+            arrays.append(array)
+    return list(groups.values())
+
+
+def compile_copies(tensors: Sequence[Any]) -> None:
+    """Compile what `copies` of such arrays launches."""
+    for _, arrays in _launches(tensors):
+        with jax_errors():
+            _copier().lower(arrays).compile()
 
 
 @cache
-def _copier() -> Callable[[list[Any]], list[Any]]:
+def _copier() -> Any:
     """The compiled copy of a list of arrays; JAX keeps what it has compiled."""
     jax = sys.modules["jax"]
 
     def handoff_snapshot(arrays: list[Any]) -> list[Any]:
         return [jax.numpy.copy(array) for array in arrays]
 
-    copier: Callable[[list[Any]], list[Any]] = jax.jit(handoff_snapshot)
-    return copier
+    return jax.jit(handoff_snapshot)
 
 
 def plain(tensor: Any) -> Any:
@@ -173,17 +189,17 @@ def _batches(parts: Iterable[Part], batch_bytes: int) -> Iterator[list[Part]]:
         yield batch
 
 
-def apart(act: Callable[[], list[Any]]) -> list[Any]:
+def apart(act: Callable[[], Result]) -> Result:
     """The result of `act`, done in a thread of its own: the trainer's may be inside of `jax.set_mesh` or a transfer guard.
 
     Those hold for their thread only, and would make of a copy something else, or forbid it.
     """
-    result: list[Any] = []
+    result: list[Result] = []
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            result.extend(act())
+            result.append(act())
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
             failed.append(error)
 
@@ -192,7 +208,7 @@ def apart(act: Callable[[], list[Any]]) -> list[Any]:
     thread.join()
     if failed:
         raise failed[0]
-    return result
+    return result[0]
 
 
 @contextmanager

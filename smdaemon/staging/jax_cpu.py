@@ -55,9 +55,18 @@ def _snapshot(tensors: Sequence[Any]) -> list[Any]:
         for tensor in tensors:
             refuse_deleted(tensor)
         arrays = [plain(tensor) for tensor in tensors]
-        computed = [array.is_ready() for array in arrays]
+        computed = _computed(arrays)
         launched = iter(copies([array for array, ready in zip(arrays, computed, strict=True) if not ready]))
         return [_hold(array) if ready else next(launched) for array, ready in zip(arrays, computed, strict=True)]
+
+
+def _computed(arrays: Sequence[Any]) -> list[bool]:
+    """Which arrays have been computed. The results of one step all have or have not, so that what is launched is always the same list."""
+    computed = [array.is_ready() for array in arrays]
+    if any(computed) and not all(computed):
+        # perhaps they were while we asked: for each other list JAX would compile anew
+        computed = [array.is_ready() for array in arrays]
+    return computed
 
 
 def _hold(array: Any) -> Held:

@@ -61,13 +61,16 @@ def test_numbers_are_tensors() -> None:
 def test_large_arrays_are_copied_in_pieces(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the number of threads and pieces, all bytes arrive; also of arrays that are cut into rows."""
     monkeypatch.setattr(host, "PIECE_BYTES", 100)
+    monkeypatch.setattr(host, "THREAD_BYTES", 1000)
     arrays = [np.arange(1000), np.arange(999).reshape(27, 37).T, np.arange(7, dtype=np.uint8)]
     for got, array in zip(stage(HostStager(), arrays, threads=threads), arrays, strict=True):
         same(got, array)
 
 
-def test_an_error_of_one_copy_is_raised() -> None:
+@pytest.mark.parametrize("least", [1, 1 << 20])
+def test_an_error_of_one_copy_is_raised(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of a thread is the caller's."""
+    monkeypatch.setattr(host, "THREAD_BYTES", least)
     pieces = [(np.zeros(3), np.zeros(4)), *((np.zeros(3), np.ones(3)) for _ in range(5))]
     with pytest.raises(ValueError, match="broadcast"):
         host.copy_pieces(pieces, 3)

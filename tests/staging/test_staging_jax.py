@@ -15,7 +15,7 @@ from staging_kit import nothing, same, segment_for, stage
 from smdaemon.errors import DropError, EnvironmentFault
 from smdaemon.staging import jax_arrays
 from smdaemon.staging.base import Stager
-from smdaemon.staging.jax_cpu import JaxCpuStager
+from smdaemon.staging.jax_cpu import JaxCpuStager, _computed
 from smdaemon.staging.jax_gpu import JaxGpuStager
 from smdaemon.staging.jax_tpu import JaxTpuStager
 from smdaemon.staging.stagers import stager_of
@@ -69,6 +69,36 @@ def test_values_that_are_still_computed_are_staged(stager: Stager) -> None:
     got = stage(stager, tensors, after_save=lambda: [step(tensor) for tensor in tensors])
     for i, each in enumerate(got):
         assert np.all(each == 600 * 600 + i)
+
+
+def test_the_first_snapshot_after_warm_compiles_nothing(stager: Stager) -> None:
+    """What takes a tenth of a second was done before training; the tensors are only looked at."""
+    jax_arrays._copier.cache_clear()
+    compiled: list[str] = []
+    a = jnp.ones((601, 601))
+    products = jax.jit(lambda a: [a @ a @ a, a @ a])
+    products(a)
+    jax.monitoring.register_event_duration_secs_listener(lambda event, _seconds, **_options: compiled.append(event))
+    try:
+        stager.warm(products(a))
+        assert "/jax/core/compile/backend_compile_duration" in compiled
+        compiled.clear()
+        stager.snapshot(products(a))
+        assert "/jax/core/compile/backend_compile_duration" not in compiled
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+def test_what_is_computed_while_one_asks_is_asked_again() -> None:
+    """Else a part of a step's results would be copied, and JAX compile that for the first time."""
+
+    class Computed:
+        def __init__(self, *answers: bool) -> None:
+            self.is_ready = iter(answers).__next__
+
+    assert _computed([Computed(False, True), Computed(True, True)]) == [True, True]
+    assert _computed([Computed(False, False), Computed(True, True)]) == [False, True]
+    assert _computed([Computed(False), Computed(False)]) == [False, False]
 
 
 def test_an_array_may_be_deleted_once_save_has_returned(stager: Stager) -> None:
