@@ -49,6 +49,21 @@ def test_the_gradient_is_no_attribute_and_stores_nothing_twice(tmp_path):
     assert not hasattr(loaded, "f_gradient")
 
 
+def test_operations_along_a_symbolic_size_have_gradients(tmp_path):
+    """Cumulative sums and the best of a batch of any size."""
+
+    def function(params, x):
+        return {"sums": jnp.cumsum(x * params, axis=0), "best": jax.lax.top_k(x, 2)[0]}
+
+    save(function, np.float32(2), tmp_path / "model", {"x": symbolic("batch, 3", "float32")}, vjp_order=1, sync=False)
+    cotangents = {"sums": X, "best": COTANGENT}
+    feeds = {"x": X} | {f"gradient/{name}": value for name, value in cotangents.items()}
+    found = run_v2(tf, tmp_path / "model", feeds, GRADIENT)
+    in_params, in_x = expected(function, cotangents, np.float32(2), X)
+    np.testing.assert_allclose(found["x"], in_x, rtol=1e-6)
+    np.testing.assert_allclose(found["params/params"], in_params, rtol=1e-6)
+
+
 def test_nested_and_whole_numbers_take_part(tmp_path):
     """Outputs and inputs of ints have no gradient; nested ones go by their paths; unused ones have zeros."""
     params = {"layer": [W, np.int32(3)], "unused": B}
@@ -91,12 +106,18 @@ def test_an_export_has_a_gradient_where_it_was_kept(tmp_path):
         np.testing.assert_allclose(found["params/w"], in_params["w"], rtol=1e-5, atol=1e-6)
 
 
+def doubled_until_large(params, x):
+    """A loop that ends nobody knows when."""
+    return jax.lax.while_loop(lambda x: x.max() < 100, lambda x: x * 2, x * params)
+
+
 @pytest.mark.parametrize(
     ("function", "params", "inputs", "why"),
     [
         (lambda p, x: x + p, np.arange(3), {"x": np.arange(3)}, "no parameter or input of the function"),
         (lambda p, x: (x + p).astype("int32"), B, {"x": B}, "no output of the function"),
         (lambda p, x: None, B, {"x": B}, "no output of the function"),
+        (doubled_until_large, B, {"x": B}, "JAX cannot differentiate the function 'serving_default': Reverse-mode"),
         (lambda p, gradient: p * gradient, B, {"gradient": B}, "has an input called 'gradient'"),
         (lambda p, params: p["x"] * params["x"], {"x": B}, {"params": {"x": B}}, "both have the gradient 'params/x'"),
     ],

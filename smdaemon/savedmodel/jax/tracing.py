@@ -103,8 +103,8 @@ def gradient_of(key: str, function: Any, names: Sequence[str], wanted: Wanted) -
 
     It takes what `function` takes, and by the name `gradient` a dict with the gradient of what is minimised for each output that is a
     float. It gives a dict of the gradients of all parameters, below `params/`, and inputs that are floats. It runs where `function`
-    does. DropError `function-unsupported` where `function` was exported without its derivative, has an input called `gradient`, or
-    has no floats to take or to give.
+    does. DropError `function-unsupported` where `function` was exported without its derivative, has an input called `gradient`,
+    has no floats to take or to give, or cannot be differentiated.
     """
     import jax
 
@@ -140,7 +140,11 @@ def gradient_of(key: str, function: Any, names: Sequence[str], wanted: Wanted) -
     kwargs = jax.tree_util.tree_map(_abstract, kwargs) | {GRADIENT: cotangents}
     # an export runs on its own platforms, whatever is wanted of functions that are yet to be compiled
     wanted = replace(wanted, platforms=tuple(function.platforms))
-    return _export(key, derivative, (jax.tree_util.tree_map(_abstract, params), *args), kwargs, wanted)
+    try:
+        return _export(key, derivative, (jax.tree_util.tree_map(_abstract, params), *args), kwargs, wanted)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise DropError("function-unsupported", f"JAX cannot differentiate the function {key!r}: {why}") from error
 
 
 def _check_differentiable(key: str, places: Sequence[str], leaves: Sequence[Any], outputs: Mapping[str, Any]) -> None:
