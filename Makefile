@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format bench compatibility protos lock clean
+.PHONY: demo test lint format bench compatibility crash protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -56,6 +56,10 @@ lock: | $(BIN)/uv
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group test --group dev \
 	    -c requirements/run.txt -o requirements/dev.txt
+
+# The long form of the crash tests: hundreds of daemons killed at every boundary and at random. CI runs a short one.
+crash: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/crash --crash-stride 1 --crash-rounds 200 $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-compat dist build

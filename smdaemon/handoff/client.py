@@ -86,6 +86,7 @@ class Sidecar:
         self._counting = threading.Lock()
         self._skipped_before = 0
         self._last_plan: tuple[Layout | None, bytes] = (None, b"")
+        self._last_tensors: tuple[object, _Tensors] | None = None
         self._link = Link(socket, hello, self._end, _release)
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="handoff-stage", daemon=True)
@@ -117,7 +118,7 @@ class Sidecar:
         the first saves do so.
         """
         try:
-            tensors = None if isinstance(spec, int) else _tensors(spec)
+            tensors = None if isinstance(spec, int) else self._tensors(spec)
             nbytes = spec if tensors is None else tensors.layout.nbytes
             had = self._link.have(nbytes, segments, time.monotonic() + timeout)
             for group in [] if tensors is None else _grouped(tensors, had[0]):
@@ -153,7 +154,7 @@ class Sidecar:
         try:
             if not self._writes_here:
                 raise EnvironmentFault("handoff-elsewhere", "io_device has another host write")
-            tensors = _tensors(tree)
+            tensors = self._tensors(tree)
             handle.nbytes = tensors.layout.nbytes
             leased = self._link.take(handle, handle.nbytes, time.monotonic() + timeout, wait=on_busy == "wait")
             commit = Commit(handle.export, leased.number, handle.nbytes, model, step, options)
@@ -218,6 +219,28 @@ class Sidecar:
         self._link.commit(handle, leased, replace(commit, skipped=skipped), plan)
         handle.is_staged()
 
+    def _tensors(self, tree: Any) -> _Tensors:
+        """The tensors of a tree; one that is there twice lies in the segment once. DropError `source-empty`, and as the stagers.
+
+        What is known of the tree of the save before holds for this one where its tensors are of the same kinds: nearly always.
+        """
+        named = named_tensors(tree)
+        if not named:
+            raise DropError("source-empty", "there are no tensors in what is to be saved")
+        first: dict[int, str] = {}
+        shared = {}
+        for name, tensor in named.items():
+            if (other := first.setdefault(id(tensor), name)) != name:
+                shared[name] = other
+        kinds = (tuple((name, *_kind(tensor)) for name, tensor in named.items()), shared)
+        last = self._last_tensors
+        if last is not None and last[0] == kinds:
+            return last[1]._replace(named=named)
+        stagers = stagers_of(named)
+        tensors = _Tensors(named, stagers, laid_out(specs_of(named, stagers), shared))
+        self._last_tensors = kinds, tensors._replace(named={})
+        return tensors
+
     def _plan(self, layout: Layout) -> bytes:
         """The plan of a layout: most saves have that of the one before."""
         last, plan = self._last_plan
@@ -242,18 +265,10 @@ class Sidecar:
             job()
 
 
-def _tensors(tree: Any) -> _Tensors:
-    """The tensors of a tree; one that is there twice lies in the segment once. DropError `source-empty`, and as the stagers."""
-    named = named_tensors(tree)
-    if not named:
-        raise DropError("source-empty", "there are no tensors in what is to be saved")
-    stagers = stagers_of(named)
-    first: dict[int, str] = {}
-    shared = {}
-    for name, tensor in named.items():
-        if (other := first.setdefault(id(tensor), name)) != name:
-            shared[name] = other
-    return _Tensors(named, stagers, laid_out(specs_of(named, stagers), shared))
+def _kind(tensor: Any) -> tuple[object, ...]:
+    """What decides who takes a tensor and how it lies in a segment."""
+    where = getattr(tensor, "sharding", None) or getattr(tensor, "device", None)
+    return type(tensor), getattr(tensor, "shape", None), getattr(tensor, "dtype", None), where
 
 
 def _grouped(tensors: _Tensors, segment: Segment) -> list[_Group]:
