@@ -27,3 +27,10 @@ def cpp_load(shared: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def pytest_addoption(parser):
+    """How long the crash tests are: `make crash` has them long. (Options are only taken from this file.)"""
+    parser.addoption("--crash-rounds", type=int, default=8, help="daemons that are killed under load")
+    parser.addoption("--crash-stride", type=int, default=9, help="of the boundaries each N-th is tried")
+    parser.addoption("--crash-seed", type=int, default=1, help="where and when they are killed")
