@@ -30,7 +30,7 @@ def cpp_load(shared: Path) -> ModuleType:
 
 
 def pytest_addoption(parser):
-    """How long the crash tests are: `make crash` has them long. (Options are only taken from this file.)"""
+    """How long the crash tests are: options are only taken from this file, and `make crash` makes them long."""
     parser.addoption("--crash-rounds", type=int, default=8, help="daemons that are killed under load")
     parser.addoption("--crash-stride", type=int, default=9, help="of the boundaries each N-th is tried")
     parser.addoption("--crash-seed", type=int, default=1, help="where and when they are killed")
