@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax_kit import KEY, PARAMS, B, W, X, affine, run_everywhere, run_v2, signature
 
+from smdaemon.errors import DropError
 from smdaemon.savedmodel.jax import save, symbolic
 
 tf = pytest.importorskip("tensorflow")
@@ -128,6 +129,15 @@ def test_where_there_is_no_gradient_the_result_says_why(tmp_path, function, para
     assert saved.signatures == (KEY,)
     assert saved.gradients[KEY].startswith("none: ")
     assert why in saved.gradients[KEY]
+
+
+def test_a_function_that_is_called_like_a_gradient_is_refused(tmp_path):
+    """One of both would be lost; without gradients the name is free."""
+    functions, inputs = {"f": affine, "f_gradient": loss}, {"f": {"x": X}, "f_gradient": {"x": X}}
+    with pytest.raises(DropError, match="'f_gradient' is a function and the gradient of 'f'") as caught:
+        save(functions, PARAMS, tmp_path / "model", inputs, vjp_order=1)
+    assert caught.value.code == "name-clash"
+    assert save(functions, PARAMS, tmp_path / "model", inputs, sync=False).signatures == ("f", "f_gradient")
 
 
 def test_no_gradient_is_made_unless_it_is_asked_for(tmp_path):

@@ -254,6 +254,7 @@ def test_static_arguments_are_compiled_in(tmp_path):
         ({"variables": W}, {"x": X}, "name-clash", "variables"),
         ({"": {"": W}}, {"x": X}, "name-invalid", "empty"),
         ({"w": "text"}, {"x": X}, "dtype-unsupported", "'w'"),
+        ({"w": F32}, {"x": X}, "dtype-unsupported", "ShapeDtypeStruct"),
         ({"n": 2**40}, {"x": X}, "dtype-unsupported", "'n' holds whole numbers that int32 does not"),
         ({"n": np.array([1, -(2**31) - 1])}, {"x": X}, "dtype-unsupported", "int32"),
         (W, {"x/y": X, "x": {"y": X}}, "signature-invalid", "x/y"),

@@ -11,6 +11,7 @@ from smdaemon.savedmodel.exported_function import ExportedFunction
 from smdaemon.savedmodel.function_bundle import FunctionBundle, encode_functions
 from smdaemon.savedmodel.function_model import function_contents
 from smdaemon.savedmodel.jax import tracing
+from smdaemon.savedmodel.jax.gradients import gradient_of
 from smdaemon.savedmodel.jax.pytrees import named_leaves
 from smdaemon.savedmodel.options import SaveOptions, refuse
 from smdaemon.savedmodel.serving_target import DEFAULT_SERVING, serving_target
@@ -64,7 +65,7 @@ def save(
 
     `inputs` are the function's arguments by name (or a sequence, for positional arguments): arrays, `jax.ShapeDtypeStruct` or pytrees
     of them; sizes may be symbolic (`symbolic`). What is no array is static: a Python value that the function is compiled with. With
-    several functions, `inputs` are by signature key. An `Exported` has its own. Nested inputs and outputs are named by their paths,
+    several functions, `inputs` are by signature key. An `Exported` has its own; `inputs` may name its positional ones. Nested inputs and outputs are named by their paths,
     "obs/image".
 
     The model runs on `platforms` (cpu, cuda, rocm, tpu) and on TensorFlow `serving_tensorflow` or later; an `Exported` runs on the
@@ -161,10 +162,12 @@ def _compiled(
         names = [*own_inputs] if isinstance(own_inputs, Mapping) else tracing.parameter_names(function)
         made = tracing.compiled(key, exported, parameters, names, wanted)
         functions[key] = replace(made, attribute=attribute)
+        gradient_key = key + GRADIENT_SUFFIX
         if vjp_order:
+            if isinstance(fn, Mapping) and gradient_key in fn:
+                raise DropError("name-clash", f"{gradient_key!r} is a function and the gradient of {key!r}")
             try:
-                gradient_key = key + GRADIENT_SUFFIX
-                derivative = tracing.gradient_of(key, exported, names, wanted)
+                derivative = gradient_of(key, exported, names, wanted)
                 functions[gradient_key] = tracing.compiled(gradient_key, derivative, parameters, names, wanted)
                 gradients[key] = f"signature {gradient_key!r}"
             except DropError as error:

@@ -1,9 +1,8 @@
 """A JAX function with its parameters and inputs, or an export of one, as an ExportedFunction. Needs jax."""
 
 import inspect
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,8 +16,6 @@ from smdaemon.savedmodel.structure import TensorSpec
 
 PARAMETERS = "params"
 """What the parameters are called where they are a single array."""
-
-GRADIENT = "gradient"
 
 OUTPUT = "output"
 """Outputs without a name are called output_0, output_1, ..."""
@@ -83,11 +80,11 @@ def compiled(
     """
     import jax
 
-    own, called = _taken(key, function, names)
+    own, called = taken(key, function, names)
     _check_parameters(key, own, parameters)
-    inputs = _flat_inputs(called)
+    inputs = flat_inputs(called)
     result = jax.tree_util.tree_unflatten(function.out_tree, function.out_avals)
-    output = partial(_output, result)
+    output = partial(output_spec, result)
     return ExportedFunction(
         **_lowered(key, function, wanted),
         inputs=tuple(inputs),
@@ -98,67 +95,7 @@ def compiled(
     )
 
 
-def gradient_of(key: str, function: Any, names: Sequence[str], wanted: Wanted) -> Any:
-    """The reverse derivative of an `Exported` as another, to be compiled under the same names.
-
-    It takes what `function` takes, and by the name `gradient` a dict with the gradient of what is minimised for each output that is a
-    float. It gives a dict of the gradients of all parameters, below `params/`, and inputs that are floats. It runs where `function`
-    does. DropError `function-unsupported` where `function` was exported without its derivative, has an input called `gradient`,
-    has no floats to take or to give, or cannot be differentiated.
-    """
-    import jax
-
-    own, called = _taken(key, function, names)
-    if GRADIENT in called or not function.has_vjp():
-        why = "was exported without its derivative" if GRADIENT not in called else f"has an input called {GRADIENT!r}"
-        raise DropError(
-            "function-unsupported",
-            f"the function {key!r} {why}",
-            remedy="serialise it with vjp_order=1, and call no input gradient",
-        )
-    places = [*(f"{PARAMETERS}{SEPARATOR}{name}" for name in own), *(spec.name for spec in _flat_inputs(called))]
-    result = jax.tree_util.tree_unflatten(function.out_tree, function.out_avals)
-    outputs = {_output(result, name, leaf).name: leaf for name, leaf in named_leaves(result, "").items()}
-    _check_differentiable(key, places, jax.tree_util.tree_leaves(function.in_avals), outputs)
-
-    def derivative(*args: Any, gradient: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        leaves, tree = jax.tree_util.tree_flatten((args, kwargs))
-        floats = {place: leaf for place, leaf in zip(places, leaves, strict=True) if _is_float(leaf)}
-
-        def primal(given: dict[str, Any]) -> dict[str, Any]:
-            everything = [given.get(place, leaf) for place, leaf in zip(places, leaves, strict=True)]
-            given_args, given_kwargs = jax.tree_util.tree_unflatten(tree, everything)
-            flat = jax.tree_util.tree_leaves(function.call(*given_args, **given_kwargs))
-            return {name: leaf for name, leaf in zip(outputs, flat, strict=True) if name in gradient}
-
-        found: dict[str, Any] = jax.vjp(primal, floats)[1](gradient)[0]
-        return found
-
-    (params, *args), kwargs = jax.tree_util.tree_unflatten(function.in_tree, function.in_avals)
-    cotangents = {name: _abstract(leaf) for name, leaf in outputs.items() if _is_float(leaf)}
-    args = jax.tree_util.tree_map(_abstract, args)
-    kwargs = jax.tree_util.tree_map(_abstract, kwargs) | {GRADIENT: cotangents}
-    # an export runs on its own platforms, whatever is wanted of functions that are yet to be compiled
-    wanted = replace(wanted, platforms=tuple(function.platforms))
-    try:
-        return _export(key, derivative, (jax.tree_util.tree_map(_abstract, params), *args), kwargs, wanted)
-    except (NotImplementedError, TypeError, ValueError) as error:
-        why = str(error).partition("\n")[0]
-        raise DropError("function-unsupported", f"JAX cannot differentiate the function {key!r}: {why}") from error
-
-
-def _check_differentiable(key: str, places: Sequence[str], leaves: Sequence[Any], outputs: Mapping[str, Any]) -> None:
-    """DropError unless there are floats on both sides, and places that tell them apart."""
-    if not any(map(_is_float, leaves)) or not any(map(_is_float, outputs.values())):
-        sides = "no parameter or input" if not any(map(_is_float, leaves)) else "no output"
-        raise DropError("function-unsupported", f"{sides} of the function {key!r} is a float")
-    if twice := [place for place, count in Counter(places).items() if count > 1]:
-        raise DropError(
-            "name-clash", f"a parameter and an input of the function {key!r} would both have the gradient {twice[0]!r}"
-        )
-
-
-def _taken(key: str, function: Any, names: Sequence[str]) -> tuple[dict[str, TensorSpec], dict[str, Any]]:
+def taken(key: str, function: Any, names: Sequence[str]) -> tuple[dict[str, TensorSpec], dict[str, Any]]:
     """The parameters and the arguments after them that an `Exported` takes, by name and in the order of its module."""
     import jax
 
@@ -177,7 +114,8 @@ def _taken(key: str, function: Any, names: Sequence[str]) -> tuple[dict[str, Ten
     return own, called | dict(kwargs)
 
 
-def _flat_inputs(called: Mapping[str, Any]) -> list[TensorSpec]:
+def flat_inputs(called: Mapping[str, Any]) -> list[TensorSpec]:
+    """The leaves of the arguments, named by argument and place, in the order of the module."""
     return [
         tensor_spec(f"{name}{SEPARATOR}{place}" if place else name, leaf)
         for name, tree in called.items()
@@ -202,13 +140,6 @@ def _lowered(key: str, function: Any, wanted: Wanted) -> dict[str, Any]:
 
 def _kept(function: Any, operands: Sequence[Operand]) -> tuple[Operand, ...]:
     return tuple(operands[index] for index in function.module_kept_var_idx)
-
-
-def _is_float(leaf: Any) -> bool:
-    import jax
-    import numpy as np
-
-    return bool(jax.numpy.issubdtype(leaf.dtype, np.inexact))
 
 
 def is_array(leaf: Any) -> bool:
@@ -256,10 +187,10 @@ def _traced(key: str, function: Any, parameters: Any, inputs: Any, wanted: Wante
 
     bare.__name__ = getattr(function, "__name__", type(function).__name__)
     args, kwargs = ((), called) if isinstance(called, Mapping) else (tuple(called), {})
-    return _export(key, bare, (jax.tree_util.tree_map(_abstract, parameters), *args), kwargs, wanted)
+    return export_traced(key, bare, (jax.tree_util.tree_map(abstract, parameters), *args), kwargs, wanted)
 
 
-def _export(
+def export_traced(
     key: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], wanted: Wanted
 ) -> Any:
     """The `Exported` of a Python function.
@@ -292,7 +223,8 @@ def _export_remedy(message: str) -> str:
     return ""
 
 
-def _abstract(leaf: Any) -> Any:
+def abstract(leaf: Any) -> Any:
+    """The `jax.ShapeDtypeStruct` of an array, a number, or what stands for one already."""
     import jax
 
     if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -372,7 +304,7 @@ def _call_order(called: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [*(name for name in names if name in called), *(name for name in called if name not in names)]
 
 
-def _output(result: Any, name: str, leaf: Any) -> TensorSpec:
+def output_spec(result: Any, name: str, leaf: Any) -> TensorSpec:
     """The output at the place `name` of the result, which as TensorFlow does is called output_N where nothing names it."""
     if isinstance(result, list | tuple) and not hasattr(result, "_fields"):
         return tensor_spec(f"{OUTPUT}_{name}", leaf)
