@@ -41,6 +41,8 @@ _NOT_STARTABLE = {
     errno.ENAMETOOLONG,
     errno.E2BIG,
 }
+# Control, format (direction overrides, zero width), surrogate and private use characters, line and paragraph separators.
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _threads = trio.CapacityLimiter(math.inf)  # each only waits, one for each validator that runs
 
 
@@ -199,7 +201,9 @@ def printable_output(said: bytes) -> str:
     """What a program said as text of lines: what is no UTF-8, and every character that could command a terminal, as an escape."""
     text = said.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
     return "".join(
-        char if char in "\n\t" or unicodedata.category(char)[0] != "C" else char.encode("unicode_escape").decode()
+        char
+        if char in "\n\t" or unicodedata.category(char) not in _UNPRINTABLE
+        else char.encode("unicode_escape").decode()
         for char in text
     )
 
