@@ -36,15 +36,26 @@ class LocalStore:
         """
         path = self.root / f"{self._prefix}{name}"
         try:
-            if not self.root.is_dir():
-                self.root.mkdir()  # not its parents: an unmounted volume must not be written over
-                sync_directory(self.root.parent)
-            if not os.access(self.root, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
+            self._make_root()
             self.discard(path)
+            if not os.access(self.root, os.W_OK | os.X_OK):
+                path.mkdir()  # it says why: forbidden, read-only or broken are not the same
+                path.rmdir()
         except OSError as error:
             raise fault(error, "publish directory") from error
         return path
+
+    def _make_root(self) -> None:
+        made = not self.root.is_dir()
+        if made:
+            self.root.mkdir()  # not its parents: an unmounted volume must not be written over
+        # Until there is a version: an earlier attempt may have made the folder and not come to its sync.
+        if made or not self.versions():
+            try:
+                sync_directory(self.root.parent)
+            except PermissionError:
+                if made:
+                    raise
 
     def commit(self, draft: Path, version: int) -> Path:
         """Publish `draft` as `version` by one rename; the path of the version directory.
@@ -54,13 +65,16 @@ class LocalStore:
         """
         target = self.root / str(version)
         if not publish(draft, target):
-            if not same_export(draft, target):
-                raise DropError("version-exists", f"version {version} exists already in {str(self.root)!r}")
-            self.discard(draft)
+            try:
+                if not same_export(draft, target):
+                    raise DropError("version-exists", f"version {version} exists already in {str(self.root)!r}")
+                self.discard(draft)
+            except OSError as error:
+                raise fault(error, f"comparing with version {version}") from error
         return target
 
     def discard(self, draft: Path) -> None:
-        """Remove a draft of ours, if it is there."""
+        """Remove a draft of ours, if it is there. Raises OSError as it comes; the next `draft` or `sweep` tries again."""
         if draft.name.startswith(self._prefix):
             remove_tree(draft)
 

@@ -11,9 +11,9 @@ def free_bytes(path: Path) -> int:
 
     EnvironmentFault where the file system does not say.
     """
-    while not path.exists() and path != path.parent:
-        path = path.parent
     try:
+        while not path.exists() and path != path.parent:
+            path = path.parent
         found = os.statvfs(path)
     except OSError as error:
         raise fault(error, "looking for room") from error

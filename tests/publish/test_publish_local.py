@@ -102,12 +102,25 @@ def test_the_publish_directory_is_made_but_not_its_parents(tmp_path):
     assert (caught.value.code, caught.value.retryable) == ("directory-missing", True)
 
 
-def test_a_publish_directory_that_cannot_be_written_is_a_fault(store, monkeypatch):
-    """The code says permission, and it is not retried."""
+@pytest.mark.parametrize(
+    ("number", "code", "retryable"),
+    [
+        (errno.EACCES, "permission-denied", False),
+        (errno.EROFS, "read-only", False),
+        (errno.EIO, "io-error", True),
+    ],
+)
+def test_a_publish_directory_that_cannot_be_written_is_a_fault(store, monkeypatch, number, code, retryable):
+    """The code says what is wrong with it; access() knows only yes and no."""
+
+    def refuse(path: Path, *_arguments: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
     monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(EnvironmentFault) as caught:
         store.draft("job1")
-    assert (caught.value.code, caught.value.retryable) == ("permission-denied", False)
+    assert (caught.value.code, caught.value.retryable) == (code, retryable)
 
 
 def test_versions_are_the_names_that_serving_would_take(store):

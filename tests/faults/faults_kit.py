@@ -1,0 +1,113 @@
+"""What the tests of faults share: a daemon in this process that can be asked directly, and what must hold whatever breaks."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import trio
+
+from smdaemon.config import load_config
+from smdaemon.daemon.daemon import Daemon
+from smdaemon.jobs.job import Job, Moved
+from smdaemon.jobs.states import TERMINAL, State
+from smdaemon.proto.v1 import ExportRequest
+from smdaemon.savedmodel.verify import verify
+
+PATIENCE_SECONDS = 600
+ENDS = TERMINAL | {State.WAITING}
+"""What an attempt ends in."""
+
+TALLY: Counter[str] = Counter()
+"""What was broken, for the last line of the run."""
+
+ARRAYS = {"layer/0/kernel": np.arange(12, dtype=np.float32).reshape(3, 4), "scale": np.ones(3, np.float16)}
+
+
+class Working:
+    """A daemon that runs in this process. `moves` are the moves of all jobs since it was started."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.scheduler = daemon._scheduler
+        self.ledger = self.scheduler._ledger
+        self.intake = daemon._watches._intake
+        self.moves: list[Job] = []
+        self._moved = trio.Event()
+        self.ledger.observe(self._saw)
+
+    def _saw(self, move: Moved) -> None:
+        self.moves.append(move.job)
+        self._moved.set()
+        self._moved = trio.Event()
+
+    async def submit(self, source: Path, model: str = "ranker") -> int:
+        """Ask for an export; the job's number."""
+        return (await self.intake.request(ExportRequest(model=model, source=str(source)))).id
+
+    async def reached(self, job_id: int, states: Iterable[State]) -> Job:
+        """The first move of a job into one of these states."""
+        states = frozenset(states)
+        while True:
+            for job in self.moves:
+                if job.id == job_id and job.state in states:
+                    return job
+            await self._moved.wait()
+
+    async def published(self, job_id: int) -> Job:
+        """The job, once it is published; a failed one is retried as `smdaemon retry` does."""
+        while True:
+            job = await self.reached(job_id, TERMINAL)
+            if job.state is State.PUBLISHED:
+                return job
+            self.moves = [move for move in self.moves if move.id != job_id]
+            await self.scheduler.retry(job_id)
+
+    async def idle(self) -> None:
+        """Wait until no job is open."""
+        while self.ledger.open_jobs:
+            await self._moved.wait()
+
+
+@asynccontextmanager
+async def working(config: Path) -> AsyncIterator[Working]:
+    """A daemon on that configuration."""
+    daemon = Daemon(config, load_config(config))
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(daemon.run)
+            yield Working(daemon)
+            daemon.stop()
+
+
+def configure(
+    root: Path, *, state: Path, models: dict[str, tuple[Path, Path]], lines: str = "", daemon: str = ""
+) -> Path:
+    """A configuration file in `root`: each model with the directories that it watches and publishes to."""
+    path = root / "config.toml"
+    text = f'[daemon]\nstate_dir = "{state}"\ncontrol_socket = "{root}/control.sock"\n{daemon}\n'
+    for name, (watch, publish) in models.items():
+        text += f'\n[[model]]\nname = "{name}"\nwatch = "{watch}"\npublish = "{publish}"\n{lines}\n'
+    path.write_text(text)
+    return path
+
+
+def content_of(root: Path) -> dict[str, bytes]:
+    """Every file below a directory."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def versions_of(publish: Path) -> list[str]:
+    """The versions that a loader would see; each is whole."""
+    if not publish.is_dir():
+        return []
+    found = sorted(path.name for path in publish.iterdir() if path.name.isdecimal())
+    for name in found:
+        verify(publish / name)
+    return found
+
+
+def drafts_of(publish: Path) -> list[str]:
+    """What else lies in a publish directory."""
+    return sorted(path.name for path in publish.iterdir() if not path.name.isdecimal())
