@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import trio
 
 from smdaemon.cli import status as cli_status
 from smdaemon.cli.client import Client, RemoteError
@@ -153,9 +154,104 @@ def test_cancel_and_retry(with_jobs, capsys):
     assert json.loads(run(capsys, "cancel", "2", "--json")[1])["state"] == "cancelled"
 
 
+def test_versions(server, capsys):
+    """One line a version: what it is worth, what lies there, why it stays or that it goes."""
+    code, out, _ = run(capsys, "versions", "ranker")
+    assert code == 0
+    head, *lines = out.splitlines()
+    assert head.split() == ["version", "age", "metrics", "copy", "of", "what", "lies", "there", "stays", "by"]
+    assert [line.split()[0] for line in lines] == ["43", "42", "41"]
+    assert "auc 0.41" in lines[2]
+    assert "keep_best = 1" in lines[2]
+    assert "nothing: the next commit removes it" in lines[1]
+    assert json.loads(run(capsys, "versions", "ranker", "--json")[1])["model"] == "ranker"
+
+
+def test_pin_and_unpin(server, capsys):
+    """The answer is one line that says why the version stays."""
+    assert run(capsys, "pin", "ranker", "42") == (0, "version 42: pinned\n", "")
+    assert run(capsys, "unpin", "ranker", "42") == (
+        0,
+        "version 42: no rule keeps it; the next commit removes it\n",
+        "",
+    )
+    assert json.loads(run(capsys, "pin", "ranker", "42", "--json")[1])["pinned"] is True
+
+
+def test_prune(server, capsys):
+    """What went, or would go, and why the rest stays."""
+    code, out, _ = run(capsys, "prune", "ranker", "--dry-run")
+    assert (code, out.splitlines()[0]) == (0, "would remove: 42")
+    assert len(out.splitlines()) == 4
+    assert run(capsys, "prune", "ranker")[1].startswith("removed: 42\n")
+    assert json.loads(run(capsys, "prune", "ranker", "--json")[1])["removed"] == [42]
+
+
+def test_rollback(server, capsys):
+    """Waited for: the numbers, old and new; a failure is one line with its code and exit code 1."""
+    assert run(capsys, "rollback", "ranker") == (0, "version 42 is published once more as version 44 (job 1)\n", "")
+    code, out, err = run(capsys, "rollback", "ranker", "--to", "0")
+    assert (code, out) == (1, "job 2: failed, publishes version 0 once more\n")
+    assert err == "error: a checksum (bundle-corrupt); another\n"
+    assert json.loads(run(capsys, "rollback", "ranker", "--json")[1])["version"] == 44
+
+
+def test_rollback_without_waiting(server, capsys):
+    """It says what was accepted."""
+    code, out, _ = run(capsys, "rollback", "ranker", "--to", "41", "--no-wait")
+    assert (code, out) == (0, "job 1: queued, publishes version 41 once more\n")
+
+
+def test_rollback_follows_the_job(server, capsys):
+    """A job that takes its time is waited for, through the moves of others."""
+    other = Client().post("/v1/exports", {"model": "ranker", "source": "x"})["id"]
+    backend, submit = server.backend, server.backend.rollback
+
+    async def slow(model, to, /):
+        job = await submit(model, 41)
+
+        async def later():
+            await backend.move(other, "failed")
+            await backend.move(job.id, "writing")
+            job.version = 44
+            await backend.move(job.id, "published")
+
+        trio.lowlevel.spawn_system_task(later)
+        return job
+
+    backend.rollback = slow
+    assert run(capsys, "rollback", "ranker")[1] == "version 41 is published once more as version 44 (job 2)\n"
+
+
+def test_show_prints_what_the_validator_said(with_jobs, capsys):
+    """Line by line, made visible."""
+    with_jobs.backend._jobs[3].validator_output = "first\n\tsecond\x1b[2J\n"
+    out = run(capsys, "show", "3")[1]
+    assert "the validator said\n  first\n          second\\x1b[2J\n" in out
+
+
+def test_status_tells_of_versions_that_cannot_be_removed(server, capsys, monkeypatch):
+    """A line for each model, beside the errors of its watch."""
+    models = server.backend.models
+
+    def troubled():
+        answer = models()
+        answer.models[0].retention_error.code = "permission-denied"
+        answer.models[0].retention_error.message = "removing a version"
+        return answer
+
+    monkeypatch.setattr(server.backend, "models", troubled)
+    assert "ranker: removing a version (permission-denied); " in run(capsys, "status")[1]
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "start"),
     [
+        (["versions", "nobody"], 1, "error: no model is called 'nobody' (request-model-unknown); "),
+        (["versions", "a/b"], 1, "error: no model is called 'a/b' (request-model-unknown); "),
+        (["pin", "ranker", "9"], 1, "error: no version 9 (version-unknown); "),
+        (["pin", "ranker"], 2, "error: "),
+        (["rollback", "ranker", "--to", "x"], 2, "error: invalid value for --to"),
         (["show", "99"], 1, "error: there is no job 99 (job-unknown); "),
         (["retry", "1"], 1, "error: job 1 is published (job-not-retryable); "),
         (["jobs", "--limit", "0"], 2, "error: limit is '0' (usage); "),

@@ -25,7 +25,10 @@ def test_help_lists_every_command(capsys, argv):
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
-@pytest.mark.parametrize("name", ["check-config", "status", "jobs", "show", "cancel", "retry", "completion"])
+@pytest.mark.parametrize(
+    "name",
+    ["check-config", "status", "jobs", "show", "cancel", "retry", "versions", "pin", "prune", "rollback", "completion"],
+)
 def test_help_of_a_command(capsys, name):
     """Every command has a help of its own, which its line in the list agrees with."""
     assert dispatch([name, "--help"]) == 0

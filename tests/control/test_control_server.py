@@ -107,6 +107,16 @@ def test_cancel_and_retry(client):
         (("POST", "/v1/exports", '{"sourc": "x"}'), (400, "request-invalid")),
         (("POST", "/v1/exports", '{"model": "nobody"}'), (400, "request-model-unknown")),
         (("POST", "/v1/exports", '{"model": "full"}'), (503, "disk-full")),
+        (("GET", "/v1/models/nobody/versions", None), (400, "request-model-unknown")),
+        (("GET", "/v1/models/ranker/versions?x=1", None), (400, "usage")),
+        (("GET", "/v1/models/ranker", None), (404, "usage")),
+        (("POST", "/v1/models/ranker/pin", '{"version": 9}'), (404, "version-unknown")),
+        (("POST", "/v1/models/ranker/pin", "{}"), (400, "request-invalid")),
+        (("POST", "/v1/models/ranker/pin", ""), (400, "request-invalid")),
+        (("POST", "/v1/models/ranker/unpin", '{"version": "x"}'), (400, "request-invalid")),
+        (("POST", "/v1/models/ranker/prune?dry_run=yes", None), (400, "usage")),
+        (("POST", "/v1/models/ranker/rollback", '{"too": 1}'), (400, "request-invalid")),
+        (("POST", "/v1/models/nobody/rollback", None), (400, "request-model-unknown")),
     ],
 )
 def test_errors(server, asked, answered):
@@ -115,6 +125,36 @@ def test_errors(server, asked, answered):
     assert (answer.status, answer.json["code"]) == answered
     assert answer.json["remedy"]
     assert answer.json["retryable"] is (answered[1] == "disk-full")
+
+
+def test_versions_pin_and_unpin(client):
+    """Versions are listed with the reasons for which they stay; a pin is one of them."""
+    listed = client.get("/v1/models/ranker/versions")
+    assert [(each["version"], each["kept_by"]) for each in listed["versions"]] == [
+        (43, ["the newest"]),
+        (42, []),
+        (41, ["keep_best = 1"]),
+    ]
+    assert listed["versions"][0]["published_at"] == "2023-11-14T22:14:03Z"
+    assert client.post("/v1/models/ranker/pin", {"version": 42})["kept_by"] == ["pinned"]
+    assert client.post("/v1/models/ranker/unpin", {"version": 42})["pinned"] is False
+
+
+def test_prune_and_dry_run(client):
+    """Whether it is a dry run is a parameter of the address, true or false."""
+    for query, dry in (({}, False), ({"dry_run": "false"}, False), ({"dry_run": "true"}, True)):
+        answer = client.post("/v1/models/ranker/prune", **query)
+        assert (answer["dry_run"], answer["removed"]) == (dry, [42])
+
+
+def test_rollback_with_and_without_a_body(server, client):
+    """A rollback is accepted as an export is, with 202 and the job's address; the body may be left out, or protobuf."""
+    answer = ask(server.path, "POST", "/v1/models/ranker/rollback")
+    assert (answer.status, answer.headers["Location"], answer.json["restores"]) == (202, "/v1/jobs/1", 42)
+    assert client.post("/v1/models/ranker/rollback", {"to": 41})["restores"] == 41
+    request = v1.RollbackRequest(to=41).SerializeToString()
+    answer = ask(server.path, "POST", "/v1/models/ranker/rollback", request, {"Content-Type": "application/x-protobuf"})
+    assert answer.json["restores"] == 41
 
 
 def test_bug_is_logged_and_hidden(server):
@@ -165,6 +205,20 @@ def test_connection_is_kept(server):
     connection.close()
 
 
+@pytest.mark.parametrize("request_first", [False, True])
+def test_a_connection_whose_client_has_left_is_closed_at_once(server, request_first):
+    """Its descriptor is not kept for the idle time, in which others could use it up."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(control_server._IDLE_SECONDS / 2)
+        caller.connect(str(server.path))
+        if request_first:
+            caller.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert caller.recv(4096).startswith(b"HTTP/1.1 200")
+        caller.shutdown(socket.SHUT_WR)
+        while caller.recv(4096):
+            pass
+
+
 @pytest.mark.parametrize(("path", "attribute"), [("/healthz", "is_healthy"), ("/readyz", "is_ready")])
 def test_probes(server, path, attribute):
     """A probe answers 200 while all is well and 503 otherwise."""
@@ -194,6 +248,15 @@ def test_openapi_names_every_path(server):
     text = json.dumps(document)
     assert {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]} <= schemas.keys()
     assert schemas["Job"]["properties"]["history"]["items"] == {"$ref": "#/components/schemas/Transition"}
+    pin = document["paths"]["/v1/models/{name}/pin"]["post"]
+    assert (pin["parameters"][0]["schema"], pin["requestBody"]["required"]) == ({"type": "string"}, True)
+    assert document["paths"]["/v1/models/{name}/rollback"]["post"]["requestBody"]["required"] is False
+    identifiers = [entry["operationId"] for path in document["paths"].values() for entry in path.values()]
+    assert len(set(identifiers)) == len(identifiers)
+    assert schemas["ExportRequest"]["properties"]["metrics"]["additionalProperties"] == {
+        "type": "number",
+        "format": "double",
+    }
     assert schemas["ExportRequest"]["properties"]["rename"]["additionalProperties"] == {"type": "string"}
 
 
