@@ -35,7 +35,10 @@ STATES: dict[State, tuple[str, str]] = {
     State.QUEUED: ("waits for a worker, or for an older job of its model", "nothing; if it lasts, see what runs"),
     State.STAGING: ("its version is chosen and its source is being opened", "nothing"),
     State.WRITING: ("its files are being written to a hidden draft", "nothing; `smdaemon show` tells bytes and speed"),
-    State.VERIFYING: ("its files are being read back and their checksums compared", "nothing"),
+    State.VERIFYING: (
+        "its files are being read back and their checksums compared; then its validator judges them",
+        "nothing; `validator_seconds` is the limit of that",
+    ),
     State.COMMITTING: ("its draft is being renamed to its version", "nothing; it can no longer be cancelled"),
     State.PUBLISHED: ("the version directory is there, whole and durable", "nothing"),
     State.WAITING: (
