@@ -45,6 +45,10 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     handoff_memory: str = "8GiB"
     # how long after a start a handoff that was accepted before waits for its trainer to offer it again
     handoff_grace_seconds: NotNegative = 60.0
+    # users, by name or id, that may act over the control socket besides the daemon's own and root; others may only read
+    control_users: list[str] = msgspec.field(default_factory=list)
+    # a file with the token that acting over TCP takes; empty: over TCP nobody may act
+    control_token_file: str = ""
     # exports that run at the same time
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     # bytes of host memory that exports may hold together, page cache aside
@@ -383,6 +387,7 @@ def _absolute(config: Config, folder: Path) -> Config:
         config.daemon,
         state_dir=str(folder / config.daemon.state_dir),
         control_socket=str(folder / config.daemon.control_socket),
+        control_token_file=config.daemon.control_token_file and str(folder / config.daemon.control_token_file),
         handoff_socket=config.daemon.handoff_socket and str(folder / config.daemon.handoff_socket),
     )
     return Config(daemon=daemon, model=[_absolute_model(model, folder) for model in config.model])

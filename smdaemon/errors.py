@@ -292,6 +292,7 @@ CODES: dict[str, Code] = {
         "this daemon published no such version, or it is no longer there",
         "list what there is with: smdaemon versions MODEL",
     ),
+    "not-allowed": Code("whoever asks may not have this done", "ask the daemon's owner, or be one of control_users"),
     "usage": Code("the command line or the request to the socket is off", "see: smdaemon --help"),
     # a bug
     "internal-error": Code("smdaemon met an error that it did not foresee", "report it, with the log of the daemon"),

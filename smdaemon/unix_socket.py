@@ -2,11 +2,14 @@
 
 import errno
 import os
+import pwd
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from smdaemon.errors import ConfigError
 
@@ -51,6 +54,31 @@ def open_unix(path: Path, mode: int, *, setting: str, kind: socket.SocketKind = 
         if error.errno == errno.EADDRINUSE:  # another process was faster
             raise ConfigError("socket-in-use", f"another process has just bound {str(path)!r}") from error
         raise ConfigError("socket-path", f"cannot make the socket {str(path)!r}: {error.strerror}") from error
+
+
+def peer_of(connection: "_Peer") -> tuple[int, int]:
+    """User and process id of who has connected to a unix socket, as the kernel knows them."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", found)
+    return uid, pid
+
+
+def uid_of(user: str) -> int:
+    """The id of a user, given by id or by name; -1 for one that there is not."""
+    if user.isdigit():
+        return int(user)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return -1
+
+
+class _Peer(Protocol):
+    """A socket of the standard library or of trio."""
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        """As socket.getsockopt."""
+        ...
 
 
 def _bind(path: Path, mode: int, kind: socket.SocketKind) -> socket.socket:

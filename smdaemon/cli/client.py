@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -12,6 +13,7 @@ from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError
 
 DEFAULT_SOCKET = "/run/smdaemon/control.sock"
 SOCKET_VARIABLE = "SMDAEMON_SOCKET"
+TOKEN_VARIABLE = "SMDAEMON_TOKEN_FILE"  # noqa: S105 - the name of a variable that names a file
 
 Json = dict[str, Any]
 
@@ -114,7 +116,7 @@ class Client:
     def _send(
         connection: http.client.HTTPConnection, method: str, target: str, body: Json | None
     ) -> http.client.HTTPResponse:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": "application/json"} | _authorization()
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -132,6 +134,17 @@ class Client:
         else:
             reason = f"what answers there is no smdaemon: {error or type(error).__name__}"
         return ConfigError("no-daemon", f"no daemon answers on {self.address!r}: {reason}")
+
+
+def _authorization() -> dict[str, str]:
+    """The token in the file that $SMDAEMON_TOKEN_FILE names, as a header; nothing where none is named."""
+    path = os.environ.get(TOKEN_VARIABLE)
+    if not path:
+        return {}
+    try:
+        return {"Authorization": f"Bearer {Path(path).read_text(encoding='ascii').strip()}"}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("usage", f"{TOKEN_VARIABLE} names {path!r}, which cannot be read: {error}") from error
 
 
 def _with_query(path: str, query: Json) -> str:

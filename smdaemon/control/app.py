@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from smdaemon.control import guard, openapi, query
+from smdaemon.control.access import Access
 from smdaemon.control.backend import Backend
 from smdaemon.control.events import EventStream
 from smdaemon.control.openapi import Operation
@@ -230,19 +231,23 @@ _HANDLERS: dict[str, Handler] = {
 }
 
 
-def _endpoint(backend: Backend, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    backend: Backend, handler: Handler, access: Callable[[], Access] | None
+) -> Callable[[Request], Awaitable[Response]]:
     """`handler` behind the checks that every path shares."""
 
     async def endpoint(request: Request) -> Response:
         guard.refuse_foreign_pages(request)
+        if access is not None:
+            access().check(request)
         return await handler(backend, request)
 
     return endpoint
 
 
-def make_app(backend: Backend) -> ASGIApp:
-    """The ASGI application over `backend`."""
-    return partial(_log_bugs, _make_starlette(backend))
+def make_app(backend: Backend, access: Callable[[], Access] | None = None) -> ASGIApp:
+    """The ASGI application over `backend`; `access` says at each request who may act, without it everyone may."""
+    return partial(_log_bugs, _make_starlette(backend, access))
 
 
 async def _log_bugs(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -253,9 +258,9 @@ async def _log_bugs(app: ASGIApp, scope: Scope, receive: Receive, send: Send) ->
         _log.exception("bug in a request", method=scope.get("method"), path=scope.get("path"))
 
 
-def _make_starlette(backend: Backend) -> Starlette:
+def _make_starlette(backend: Backend, access: Callable[[], Access] | None) -> Starlette:
     routes = [
-        Route(operation.path, _endpoint(backend, _HANDLERS[operation.path]), methods=[operation.method])
+        Route(operation.path, _endpoint(backend, _HANDLERS[operation.path], access), methods=[operation.method])
         for operation in OPERATIONS
     ]
     app = Starlette(

@@ -7,7 +7,7 @@ is pinned for them, and tests/control/test_control_server.py is their contract.
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -18,9 +18,11 @@ from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
 from smdaemon.accepting import Accepting
+from smdaemon.control.access import Access
 from smdaemon.control.app import make_app
 from smdaemon.control.backend import Backend
 from smdaemon.control.sockets import open_listeners
+from smdaemon.unix_socket import peer_of
 
 # Answers take milliseconds; only a client that does not read what it asked for needs more.
 GRACE_SECONDS = 2.0
@@ -34,15 +36,17 @@ async def serve(
     mode: int = 0o660,
     tcp: str | None = None,
     sockets: Sequence[socket.socket] = (),
+    access: Callable[[], Access] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `backend` until its `stopping` is set, then finish the open requests and return.
 
-    Started with the addresses that it listens on, as paths and 'http://HOST:PORT'. `sockets` are inherited listening ones.
+    Started with the addresses that it listens on, as paths and 'http://HOST:PORT'. `sockets` are inherited listening ones; `access` says
+    who may act, without it everyone who can connect.
     ConfigError socket-in-use, socket-path, config-invalid.
     """
     with open_listeners(unix_socket, mode, tcp, sockets) as opened:
-        server = _Server(wrap_app(make_app(backend), 0, "asgi"))  # type: ignore[arg-type]  # the two spell ASGI's types differently
+        server = _Server(wrap_app(make_app(backend, access), 0, "asgi"))  # type: ignore[arg-type]  # the two spell ASGI's types differently
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in opened]
         await server.run(listeners, backend.stopping, [_address(each) for each in opened], task_status)
 
@@ -93,7 +97,8 @@ class _Server:
     async def _connection(self, stream: trio.SocketStream) -> None:
         self._streams.add(stream)
         try:
-            state = ConnectionState(LifespanState())
+            known = {"peer_uid": peer_of(stream.socket)[0]} if stream.socket.family == socket.AF_UNIX else {}
+            state = ConnectionState(LifespanState(known))
             await _Connection(self._app, self._config, self._context, state, stream).run()  # type: ignore[arg-type]  # it takes plain streams too
         finally:
             stream.socket.close()

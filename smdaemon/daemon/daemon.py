@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ import trio
 
 from smdaemon import log, systemd
 from smdaemon.config import Config, DaemonSettings, differences
+from smdaemon.control.access import Access, access_of
 from smdaemon.control.server import serve
 from smdaemon.daemon.execution import Execution
 from smdaemon.daemon.handoffs import Handoffs
@@ -73,6 +75,7 @@ class Daemon:
         Raises ConfigError or EnvironmentFault (in a group, as nurseries do) where the daemon cannot start.
         """
         settings = self.config.daemon
+        self._token_access = access_of(settings.control_users, settings.control_token_file)
         with (
             inherited(systemd.handed_over(), settings) as self._inherited,
             state_directory(Path(settings.state_dir)) as state,
@@ -205,10 +208,15 @@ class Daemon:
                 mode=int(settings.control_mode, 8),
                 tcp=None if self._inherited.control_is_network else settings.control_listen or None,
                 sockets=self._inherited.control,
+                access=self._access,
                 task_status=task_status,
             )
         finally:
             served.set()
+
+    def _access(self) -> Access:
+        """Who may act, by the configuration in force; the token is the one that was there at the start."""
+        return replace(self._token_access, users=access_of(self.config.daemon.control_users).users)
 
     async def _serve_trainers(self, handoffs: Handoffs, *, task_status: trio.TaskStatus[None]) -> None:
         settings = self.config.daemon

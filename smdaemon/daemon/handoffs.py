@@ -5,7 +5,6 @@ ended; after a restart either the service manager hands the descriptors back, or
 """
 
 import os
-import pwd
 import socket
 import time
 from collections import defaultdict
@@ -25,6 +24,7 @@ from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import TERMINAL, Event, ImpossibleMoveError, State
 from smdaemon.log import get_logger
 from smdaemon.proto import v1
+from smdaemon.unix_socket import uid_of
 
 _log = get_logger(__name__)
 
@@ -153,7 +153,7 @@ class Handoffs:
     def _may_connect(self, uid: int) -> bool:
         if uid == os.getuid():
             return True
-        return uid in {_uid(user) for user in self._config().daemon.handoff_users}
+        return uid in {uid_of(user) for user in self._config().daemon.handoff_users}
 
     def close(self) -> None:
         """Let go of all segments; who kept a descriptor still has the memory."""
@@ -177,13 +177,3 @@ def _keep(committed: Committed) -> None:
 def _forget(export: str) -> None:
     systemd.forget(f"handoff-segment-{export}")
     systemd.forget(f"handoff-plan-{export}")
-
-
-def _uid(user: str) -> int:
-    """The id of a user, given by id or by name; -1 for one that there is not."""
-    if user.isdigit():
-        return int(user)
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return -1

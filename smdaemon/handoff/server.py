@@ -42,6 +42,7 @@ from smdaemon.handoff.protocol import (
 )
 from smdaemon.log import get_logger
 from smdaemon.staging.layout import PLAN_BYTES_LIMIT, decode_layout
+from smdaemon.unix_socket import peer_of
 
 _log = get_logger(__name__)
 _QUEUED_MESSAGES = 256
@@ -124,7 +125,7 @@ class HandoffServer:
 
     async def _handle(self, accepted: trio.socket.SocketType) -> None:
         with accepted:
-            uid, pid = _peer(accepted)
+            uid, pid = peer_of(accepted)
             if not self._may_connect(uid) or len(self._connections) >= _CONNECTIONS:
                 refusal = Refused(0, "handoff-refused", f"user {uid} may not hand tensors over to this daemon", "")
                 _log.warning("trainer refused", uid=uid, pid=pid)
@@ -377,12 +378,6 @@ def _check_name(export: str) -> None:
 
 def _printable(name: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in name[:128])
-
-
-def _peer(accepted: trio.socket.SocketType) -> tuple[int, int]:
-    """User and process id of who has connected, as the kernel knows them."""
-    pid, uid, _ = struct.unpack("3i", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return uid, pid
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

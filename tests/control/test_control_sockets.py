@@ -7,8 +7,8 @@ import stat
 import pytest
 
 from smdaemon.control.sockets import open_listeners, open_tcp
-from smdaemon.unix_socket import MAX_PATH_BYTES, open_unix
 from smdaemon.errors import ConfigError
+from smdaemon.unix_socket import MAX_PATH_BYTES, open_unix
 
 
 def listening(path):
