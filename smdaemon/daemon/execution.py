@@ -147,12 +147,12 @@ def _number_of_rollback(job: Job, model: ModelSettings, store: LocalStore) -> in
 
 
 def _commit(store: LocalStore, draft: Path, version: int) -> tuple[Path, str]:
-    """Publish; the version directory and its identity."""
+    """Publish; the version directory and its identity, which is empty where it cannot be told: published is published."""
     target = store.commit(draft, version)
     try:
         return target, identity_of(target) or ""
-    except OSError as error:
-        raise fault(error, "publishing") from error
+    except OSError:
+        return target, ""
 
 
 def _metrics(plan: ExportPlan, exported: Exported, request: ExportRequest) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What appeared becomes a durable job: drops, request files, requests over the socket."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -172,6 +173,9 @@ def check_request(request: ExportRequest) -> None:
         if getattr(request, name) not in ("", *known):
             told = " nor ".join(map(repr, known))
             raise DropError("request-invalid", f"{name}: {getattr(request, name)!r} is neither {told}")
+    for name, value in request.metrics.items():
+        if not math.isfinite(value):  # JSON has no such numbers, protobuf has
+            raise DropError("request-invalid", f"metrics: {name!r} is {value}, which is no finite number")
     try:
         check_choices(request.devices or "keep", request.io_device, "the request")
     except ConfigError as error:

@@ -55,7 +55,9 @@ class Versions:
         return self._locks.setdefault(model, trio.Lock())
 
     async def run(self) -> None:
-        """Apply the rules of each model after each of its commits."""
+        """Delete what an earlier run has hidden, then apply the rules of each model after each of its commits."""
+        for model in self._config().model:
+            self._wake(model.name, apply=False)
         while True:
             await self._woken.wait()
             self._woken = trio.Event()
@@ -87,6 +89,7 @@ class Versions:
             going = _going(looked, kept)
             if not dry_run:
                 await self._remove(model, looked, going)
+                self._wake(name, apply=False)
         stays = [each for each in _messages(model, looked, kept) if each.kept_by]
         return v1.Pruned(model=name, dry_run=dry_run, removed=[each.version for each in reversed(going)], kept=stays)
 
@@ -137,10 +140,10 @@ class Versions:
     async def _tidy(self, name: str, *, apply: bool) -> None:
         """Apply the rules of a model and delete what is hidden. What the machine refuses is told, and tried again at the next commit."""
         model = self._config().model_named(name)
-        if model is None or (apply and not policy_of(model).has_rules):
+        if model is None:
             return
         try:
-            if apply:
+            if apply and policy_of(model).has_rules:
                 async with self.lock(name):
                     looked, kept = await self._decide(model)
                     await self._remove(model, looked, _going(looked, kept))
@@ -188,7 +191,6 @@ class Versions:
             _log.info("removed old versions", model=model.name, versions=[each.version for each in removed])
             for observer in self.observers:
                 observer(model.name, len(removed))
-            self._wake(model.name, apply=False)
         if fault is not None:
             raise fault
 

@@ -79,16 +79,11 @@ class LocalStore:
             remove_tree(draft)
 
     def sweep(self) -> list[str]:
-        """Remove every draft and every hidden version that an earlier run of this owner left; their names.
+        """Remove every draft that an earlier run of this owner left; their names. Hidden versions are left to `delete_hidden`.
 
         Raises EnvironmentFault for the first that cannot be removed, after all were tried.
         """
-        try:
-            left = [entry.name for entry in os.scandir(self.root) if entry.name.startswith(self._prefix)]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise fault(error, "publish directory") from error
+        left = [name for name in self._ours() if not name.startswith(self._hidden)]
         self._remove_all(left)
         return left
 
@@ -117,14 +112,18 @@ class LocalStore:
 
         Raises EnvironmentFault for the first that cannot be deleted, after all were tried.
         """
+        hidden = [name for name in self._ours() if name.startswith(self._hidden)]
+        self._remove_all(hidden)
+        return hidden
+
+    def _ours(self) -> list[str]:
+        """The names of our drafts and of what we have hidden."""
         try:
-            hidden = [entry.name for entry in os.scandir(self.root) if entry.name.startswith(self._hidden)]
+            return [entry.name for entry in os.scandir(self.root) if entry.name.startswith(self._prefix)]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise fault(error, "publish directory") from error
-        self._remove_all(hidden)
-        return hidden
 
     def _remove_all(self, names: Iterable[str]) -> None:
         refused: OSError | None = None
