@@ -108,6 +108,9 @@ CODES: dict[str, Code] = {
     "validator-missing": Code(
         "the validator cannot be started", "correct validator: an executable file, and arguments one by one"
     ),
+    "not-ready": Code(
+        "the daemon answers that it starts, drains or makes no progress", "wait, or see its log and: smdaemon status"
+    ),
     "extra-missing": Code(
         "what was asked for needs a package that is not installed with smdaemon itself",
         "install the extra that the message names",

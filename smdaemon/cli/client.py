@@ -80,6 +80,16 @@ class Client:
         finally:
             connection.close()
 
+    def probe(self, path: str) -> bool:
+        """Whether a probe answers that all is well."""
+        connection = self._connection(timeout=self._timeout)
+        try:
+            return self._send(connection, "GET", path, None).status == 200
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+        finally:
+            connection.close()
+
     def _call(self, method: str, path: str, *, query: Json | None = None, body: Json | None = None) -> Json:
         connection = self._connection(timeout=self._timeout)
         try:

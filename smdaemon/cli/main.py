@@ -41,6 +41,7 @@ GROUPS: dict[str, list[Command]] = {
     ],
     "Ask the daemon": [
         Command("status", "smdaemon.cli.status:status", "Show the daemon, its models and what runs."),
+        Command("health", "smdaemon.cli.health:health", "Exit with 0 while the daemon is well: a probe."),
         Command("jobs", "smdaemon.cli.jobs:jobs", "List jobs, newest first."),
         Command("show", "smdaemon.cli.jobs:show", "Show one job with its history."),
         Command("cancel", "smdaemon.cli.jobs:cancel", "Cancel an open job."),
@@ -94,7 +95,7 @@ def _answer(argv: list[str]) -> int:
         print(f"smdaemon {__version__}")
     else:
         _require_command(argv[0])
-        return DONE if _inspected(argv) else _call(argv)
+        return DONE if _inspected(argv) or _probed(argv) else _call(argv)
     return DONE
 
 
@@ -108,6 +109,17 @@ def _inspected(argv: list[str]) -> bool:
     from smdaemon.cli.inspect_page import show
 
     show(Path(words[0]), as_json=len(words) < len(argv) - 1)
+    return True
+
+
+def _probed(argv: list[str]) -> bool:
+    """Do `health`, with --ready and --socket PATH, without the parser: an orchestrator runs it every few seconds."""
+    options = [word for word in argv[1:] if word != "--ready"]
+    if argv[0] != "health" or len(options) not in (0, 2) or options[:1] not in ([], ["--socket"]):
+        return False
+    from smdaemon.cli.probe import probe
+
+    probe(options[1] if options else None, ready=len(options) < len(argv) - 1)
     return True
 
 
