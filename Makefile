@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format bench compatibility crash protos lock clean
+.PHONY: demo test lint format bench compatibility crash fuzz protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -60,6 +60,10 @@ lock: | $(BIN)/uv
 # The long form of the crash tests: hundreds of daemons killed at every boundary and at random. CI runs a short one.
 crash: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/crash --crash-stride 1 --crash-rounds 200 $(ARGS)
+
+# Hundreds of thousands of broken inputs for every parser. CI tries some.
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/fuzz --fuzz-examples 50000 $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-compat dist build
