@@ -187,6 +187,26 @@ async def test_the_best_by_the_checkpoints_metadata(started):
         assert (await listed(running))[2]["metrics"] == {"loss": 0.125}
 
 
+async def test_the_best_by_what_a_trainer_says(started, tmp_path):
+    """A handoff brings its metrics as options of the save."""
+    from smdaemon.handoff import attach
+
+    rules = 'keep_best = 1\nmetric = "auc"\nmetric_goal = "max"'
+    async with started(daemon='handoff_socket = "handoff.sock"', model=rules) as running:
+
+        def train() -> list[str]:
+            with attach(tmp_path / "handoff.sock", name="trainer") as sidecar:
+                saves = [(1, {"auc": 0.5}), (2, {"auc": 0.75}), (3, {}), (4, {"loss": 1.0})]
+                return [
+                    sidecar.save(step, {"a": np.full(3, step)}, model="ranker", metrics=metrics).result(60).state
+                    for step, metrics in saves
+                ]
+
+        assert await trio.to_thread.run_sync(train) == ["published"] * 4
+        await until_names(running.models, "2", "4")
+        assert (await listed(running))[2]["kept_by"] == ["keep_best = 1"]
+
+
 async def test_a_metric_that_is_no_number_is_refused_with_its_request(started):
     """A word where a number belongs is the asker's mistake."""
     async with started() as running:

@@ -84,6 +84,17 @@ async def test_the_version_before_the_newest_becomes_the_newest(started):
         assert status["models"][0]["newest_version"] == 31
 
 
+async def test_tensorflow_loads_what_was_published_once_more(started):
+    """The judge: the values of the older version, under the newest number, when the older one is gone."""
+    tf = pytest.importorskip("tensorflow")
+    async with started() as running:
+        await publish(running, 1, 2)
+        await rollback(running)
+        shutil.rmtree(running.models / "1")
+        loaded = tf.saved_model.load(str(running.models / "3"))
+        np.testing.assert_array_equal(loaded.a.numpy(), np.full(4, 1, np.float32))
+
+
 async def test_to_any_version_that_is_there(started):
     """By its number, published by this daemon or not; the drop that it came from need not exist any more."""
     async with started() as running:
@@ -292,16 +303,17 @@ async def test_the_commands_over_the_real_socket(started, capsys):
         assert code == 0, out
         return out
 
-    async with started() as running:
-        await publish(running, 1, 2, 3)
-        said = await smdaemon("rollback", "ranker")
-        assert said == "version 2 is published once more as version 4 (job 4)\n"
-        assert await smdaemon("pin", "ranker", "1") == "version 1: pinned, no rule\n"
-        config = running.root / "config.toml"
-        config.write_text(config.read_text() + "keep_last = 2\n")
-        await running.daemon.reload()
-        dry = await smdaemon("prune", "ranker", "--dry-run")
-        assert dry.startswith("would remove: 2\n")
+    async with started(model="keep_last = 2") as running:
+        await publish(running, 1)
+        said = await smdaemon("pin", "ranker", "1")
+        assert said == "version 1: the newest, the newest good one, pinned, keep_last = 2\n"
+        await publish(running, 2)
+        await smdaemon("pin", "ranker", "2")
+        await publish(running, 3)
+        assert await smdaemon("rollback", "ranker") == "version 2 is published once more as version 4 (job 4)\n"
+        said = await smdaemon("unpin", "ranker", "2")
+        assert said == "version 2: no rule keeps it; the next commit removes it\n"
+        assert (await smdaemon("prune", "ranker", "--dry-run")).startswith("would remove: 2\n")
         assert json.loads(await smdaemon("prune", "ranker", "--json"))["removed"] == [2]
         table = (await smdaemon("versions", "ranker")).splitlines()
         assert [line.split()[0] for line in table] == ["version", "4", "3", "1"]
