@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import (
     control,
+    handoff,
     idle,
     inspection,
     jax_export,
@@ -21,6 +22,7 @@ from benchmarks import (
     memory,
     reexport,
     render,
+    training,
     write_speed,
 )
 from benchmarks.child import ROOT
@@ -36,6 +38,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         memory,
         reexport,
         jax_export,
+        handoff,
+        training,
         inspection,
         load_one,
         loop_lag,
@@ -81,7 +85,7 @@ def _run(benchmark: Benchmark, options: argparse.Namespace, say: Callable[[str],
     try:
         with scratch(options.tmpfs) as tmpfs, scratch(options.disk) as disk, watch:
             described = describe(tmpfs=tmpfs, disk=disk)
-            findings = benchmark.run(Settings(rounds, options.quick, tmpfs, disk, say))
+            findings = benchmark.run(Settings(rounds, options.quick, tmpfs, disk, say, options.torch_python))
     except Exception:  # noqa: BLE001 - whatever stops one benchmark is shown, and the others are measured all the same
         traceback.print_exc()
         return False
@@ -114,6 +118,9 @@ def _options() -> argparse.Namespace:
         "--disk", type=_folder, default=ROOT / "build" / "bench", metavar="DIR", help="a folder on a disk"
     )
     parser.add_argument("--tmpfs", type=_folder, default=TMPFS, metavar="DIR", help="a folder on a tmpfs")
+    parser.add_argument(
+        "--torch-python", default="", metavar="PATH", help="an interpreter with torch, where the running one has none"
+    )
     parser.add_argument("--verbose", action="store_true", help="print every sample")
     parser.add_argument(
         "--write-readme",

@@ -18,10 +18,10 @@ def fresh(function: Any, **arguments: Any) -> Any:
     return result_of(start(function, **arguments))
 
 
-def start(function: Any, **arguments: Any) -> "subprocess.Popen[str]":
-    """A fresh process that calls `function(**arguments)`; its result is for `result_of`."""
+def start(function: Any, python: str = sys.executable, /, **arguments: Any) -> "subprocess.Popen[str]":
+    """A fresh process of the interpreter `python` that calls `function(**arguments)`; its result is for `result_of`."""
     call = f"{function.__module__}:{function.__name__}"
-    command = [sys.executable, "-m", "benchmarks.child", call, json.dumps(arguments, default=str)]
+    command = [python, "-m", "benchmarks.child", call, json.dumps(arguments, default=str)]
     return subprocess.Popen(
         command, cwd=ROOT, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -24,6 +24,8 @@ class Settings:
     disk: Path
     """A folder on a disk, emptied by the caller."""
     say: Callable[[str], None]
+    torch_python: str = ""
+    """An interpreter that has torch; empty for none but the running one, if that has it."""
 
     def size(self, full: int, quick: int) -> int:
         """`full`, or `quick` in a quick run."""

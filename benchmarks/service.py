@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.child import SMDAEMON
 
 START_SECONDS = 60
+Value = str | float | bool
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -42,7 +43,7 @@ class Daemon:
     def __init__(self, process: "subprocess.Popen[bytes]", folder: Path) -> None:
         self.pid = process.pid
         self.watch, self.publish = folder / "watch", folder / "publish"
-        self.socket = folder / "control.sock"
+        self.socket, self.handoff = folder / "control.sock", folder / "handoff.sock"
         self._process = process
         self._log = folder / "log"
 
@@ -64,7 +65,7 @@ class Daemon:
 
     def cpu_seconds(self) -> float:
         """Processor time of all its threads so far, those that ended included."""
-        return time.clock_gettime((~self.pid << 3) | 2)  # clock_getcpuclockid(3): CPUCLOCK_SCHED of a process
+        return cpu_seconds(self.pid)
 
     def memory(self, *keys: str) -> int:
         """The sum of these lines of /proc/PID/status, in bytes."""
@@ -72,6 +73,11 @@ class Daemon:
 
     def _tail(self) -> str:
         return self._log.read_text(errors="replace")[-3000:]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of all threads of a process so far, those that ended included."""
+    return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3): CPUCLOCK_SCHED of a process
 
 
 def memory(pid: int, *keys: str) -> int:
@@ -82,24 +88,27 @@ def memory(pid: int, *keys: str) -> int:
 
 
 @contextmanager
-def running_daemon(folder: Path, *, publish: Path | None = None, **model: str | float | bool) -> Iterator[Daemon]:
-    """A daemon whose files all lie in `folder`, with one model; `model` holds further keys of its table."""
+def running_daemon(
+    folder: Path, *, publish: Path | None = None, daemon: Mapping[str, Value] | None = None, **model: Value
+) -> Iterator[Daemon]:
+    """A daemon whose files all lie in `folder`, with one model; `daemon` and `model` hold further keys of the two tables."""
     (folder / "watch").mkdir(exist_ok=True)
     (publish or folder / "publish").mkdir(exist_ok=True)
     keys = {"name": "bench", "watch": "watch", "publish": str(publish or "publish"), "version": "step", **model}
-    lines = ["[daemon]", 'state_dir = "state"', 'control_socket = "control.sock"', "", "[[model]]"]
-    lines += [f"{key} = {_toml(value)}" for key, value in keys.items()]
+    lines = ["[daemon]", 'state_dir = "state"', 'control_socket = "control.sock"']
+    lines += [f"{key} = {_toml(value)}" for key, value in (daemon or {}).items()]
+    lines += ["", "[[model]]", *(f"{key} = {_toml(value)}" for key, value in keys.items())]
     (folder / "config.toml").write_text("\n".join(lines) + "\n")
     (folder / "state").mkdir(exist_ok=True)
     with (folder / "log").open("wb") as log:
         command = [SMDAEMON, "run", "--config", str(folder / "config.toml")]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        daemon = Daemon(process, folder)
-        daemon.publish = publish or daemon.publish
-        daemon.wait_until_ready()
-        yield daemon
-        daemon.check_alive()
+        running = Daemon(process, folder)
+        running.publish = publish or running.publish
+        running.wait_until_ready()
+        yield running
+        running.check_alive()
     finally:
         _stop(process)
 
@@ -114,7 +123,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _toml(value: str | float | bool) -> str:
+def _toml(value: Value) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
