@@ -61,6 +61,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     min_free: str = "256MiB"
     # how long a stopping daemon lets running exports finish
     drain_seconds: NotNegative = 30.0
+    # whether it exports in that time what is queued, too: for a pod or a batch job, which has no next start
+    drain_queue: bool = False
     # how long ended jobs are kept in the journal; of each model the newest 1000 always are
     keep_jobs_days: Positive = 30.0
     # the least important events that are logged

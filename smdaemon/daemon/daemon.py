@@ -196,7 +196,7 @@ class Daemon:
                 await self._scheduler.drain(0)
 
             nursery.start_soon(hurry)
-            await self._scheduler.drain(seconds)
+            await self._scheduler.drain(seconds, queue=self.config.daemon.drain_queue)
             nursery.cancel_scope.cancel()
 
     async def _serve(self, view: View, served: trio.Event, *, task_status: trio.TaskStatus[list[str]]) -> None:

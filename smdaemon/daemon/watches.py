@@ -40,6 +40,8 @@ class Watches:
         self._nursery = nursery
         self._on_looked = on_looked
         self._watches: dict[str, _Watch] = {}
+        # once stopped, by name: those that had looked by then
+        self._had_looked: set[str] = set()
 
     def state_of(self, model: str) -> WatchState | None:
         """The state of that model's watch; None while it has none."""
@@ -49,7 +51,7 @@ class Watches:
     def has_looked(self, model: str) -> bool:
         """Whether all that lay in the model's directory is known: before that nobody can say which drop is the latest."""
         watch = self._watches.get(model)
-        return watch is not None and watch.looked.is_set()
+        return model in self._had_looked or (watch is not None and watch.looked.is_set())
 
     async def apply(self, models: Iterable[ModelSettings]) -> None:
         """Watch what these settings say: start what is new, restart what changed, stop what is gone.
@@ -76,7 +78,8 @@ class Watches:
             watch.watcher.request_rescan()
 
     def stop(self) -> None:
-        """Take nothing more."""
+        """Take nothing more; what is known by now is all that there will be."""
+        self._had_looked = {name for name, watch in self._watches.items() if watch.looked.is_set()}
         for watch in self._watches.values():
             watch.scope.cancel()
         self._watches.clear()

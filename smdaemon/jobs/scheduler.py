@@ -85,6 +85,7 @@ class Scheduler:
         self._looked = trio.Event()
         self._recovered = False
         self._draining = False
+        self._drains_queue = False
         self._scope: trio.CancelScope | None = None
         self._stopped = trio.Event()
         ledger.observe(self._saw)
@@ -135,7 +136,7 @@ class Scheduler:
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope
                 nursery.start_soon(self._abandon_when_cancelled)
-                while not self._draining:
+                while not self._draining or self._has_more():
                     self._changed = trio.Event()
                     # the event is made first: what happens while we look is not missed
                     nap = await self._look(nursery)
@@ -152,9 +153,17 @@ class Scheduler:
             self._looked.set()
             self._stopped.set()
 
-    async def drain(self, within_seconds: float) -> None:
-        """Start nothing more and wait for what runs; after `within_seconds` stop it. What is stopped can be resumed."""
+    def _has_more(self) -> bool:
+        """Whether there is something to do yet before a drain ends that takes the queue along."""
+        return self._drains_queue and (bool(self._running) or self._choose() is not None)
+
+    async def drain(self, within_seconds: float, *, queue: bool = False) -> None:
+        """Start nothing more, or with `queue` all that is queued, and wait for what runs; after `within_seconds` stop it.
+
+        What is stopped can be resumed.
+        """
         self._draining = True
+        self._drains_queue = queue
         self.wake()
         if self._scope is None:
             return
@@ -212,7 +221,7 @@ class Scheduler:
         try:
             await self.recover()
             await self._queue_due()
-            while not self._draining and len(self._running) < self.workers:
+            while (not self._draining or self._drains_queue) and len(self._running) < self.workers:
                 job = self._choose()
                 if job is None:
                     break

@@ -65,6 +65,23 @@ def test_sigterm_lets_a_running_export_finish(root):
     assert published(root) == ["1", "2"]
 
 
+def test_sigterm_can_let_the_queue_finish(root):
+    """With drain_queue what is queued behind the running export is published before the daemon ends: a pod has no next start."""
+    write_config(root, daemon="drain_queue = true")
+    with daemon(root, held=True) as process:
+        process.logged("running")
+        drop(root, "ckpt-1.npz")
+        process.held()
+        drop(root, "ckpt-2.npz")
+        while process.logged("job queued")["job"] != 2:
+            pass
+        process.signal(signal.SIGTERM)
+        process.logged("draining")
+        process.release()
+        assert process.ended() == (0, "")
+    assert published(root) == ["1", "2"]
+
+
 def test_an_export_beyond_the_deadline_is_resumed(root):
     """After drain_seconds the export is stopped, the daemon ends with 0, no draft is left, and the next start exports."""
     write_config(root, daemon="drain_seconds = 0.05")

@@ -537,6 +537,32 @@ async def test_drain_waits_for_what_runs_and_starts_nothing(build, autojump_cloc
     assert house.scheduler.busy == 0
 
 
+async def test_drain_can_take_the_queue_along(build, autojump_clock):
+    """All that is queued is exported, one after the other; what is paused or waits for its next attempt is not waited for."""
+    house = build(policies={"paused": ModelPolicy(paused=True)})
+    first = await house.until(await house.accept(step=1), State.WRITING)
+    queued = [await house.accept(step=2), await house.accept("other", step=1)]
+    paused = await house.accept("paused")
+    later = await house.accept("later")
+    await house.ledger.move(later.id, Event.FAULT, retry_at=START + 200)
+    await house.scheduler.drain(60, queue=True)
+    ended = [(await house.ledger.get(job.id)).state for job in (first, *queued, paused, later)]
+    assert ended == [State.PUBLISHED] * 3 + [State.QUEUED, State.WAITING]
+    assert trio.current_time() < 60
+
+
+async def test_a_drain_with_the_queue_has_its_deadline_too(build, autojump_clock):
+    """What is not begun by then stays queued; a drain at once ends the patient one."""
+    house = build(Exporter(10))
+    jobs = [await house.accept(step=step) for step in range(1, 4)]
+    await house.until(jobs[0], State.WRITING)
+    await house.scheduler.drain(60, queue=True)
+    states = [(await house.ledger.get(job.id)).state for job in jobs]
+    assert states[0] is State.PUBLISHED
+    assert states[1] not in {State.PUBLISHED, State.QUEUED}
+    assert states[2] is State.QUEUED
+
+
 async def test_drain_stops_what_takes_too_long_and_it_is_resumed(build, autojump_clock):
     """After its deadline drain stops the attempt; the row stays active, and the next scheduler attempts it again."""
     house = build(Exporter(seconds=1000))
