@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format bench compatibility crash fuzz protos lock clean
+.PHONY: demo test lint format bench compatibility crash fuzz soak protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -56,6 +56,7 @@ lock: | $(BIN)/uv
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group test --group dev \
 	    -c requirements/run.txt -o requirements/dev.txt
+	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group build -o requirements/build.txt
 
 # The long form of the crash tests: hundreds of daemons killed at every boundary and at random. CI runs a short one.
 crash: $(VENV)/.dev
@@ -64,6 +65,10 @@ crash: $(VENV)/.dev
 # Hundreds of thousands of broken inputs for every parser. CI tries some.
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/fuzz --fuzz-examples 50000 $(ARGS)
+
+# Ten thousand exports by one daemon: its memory and its descriptors stay.
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks soak $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-compat dist build

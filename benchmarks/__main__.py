@@ -22,6 +22,7 @@ from benchmarks import (
     memory,
     reexport,
     render,
+    soak,
     training,
     write_speed,
 )
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         latency,
         idle,
         control,
+        soak,
     )
 }
 TMPFS = Path("/dev/shm")

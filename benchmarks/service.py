@@ -67,6 +67,10 @@ class Daemon:
         """Processor time of all its threads so far, those that ended included."""
         return cpu_seconds(self.pid)
 
+    def threads(self) -> int:
+        """How many threads it has."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/task").iterdir())
+
     def memory(self, *keys: str) -> int:
         """The sum of these lines of /proc/PID/status, in bytes."""
         return memory(self.pid, *keys)
