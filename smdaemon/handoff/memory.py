@@ -10,9 +10,9 @@ import mmap
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from smdaemon.errors import DropError, EnvironmentFault, fault
+from smdaemon.handoff.available import available_bytes
 
 PAGE_BYTES = mmap.PAGESIZE
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -76,7 +76,9 @@ def make_segment(nbytes: int) -> Segment:
     free = available_bytes()
     if size > free:
         raise EnvironmentFault(
-            "handoff-memory", f"a segment of {size} bytes is asked for, the machine has {free} left", retryable=True
+            "handoff-memory",
+            f"a segment of {size} bytes is asked for, machine and container have {free} left",
+            retryable=True,
         )
     try:
         fd = os.memfd_create("smdaemon-handoff", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -132,15 +134,6 @@ def read_plan(fd: int, limit: int) -> bytes:
     while len(content) < size and (part := os.pread(fd, size - len(content), len(content))):
         content += part
     return content
-
-
-def available_bytes() -> int:
-    """Memory that can be had without swapping, in bytes, as the kernel estimates it."""
-    with Path("/proc/meminfo").open(encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return 1 << 62
 
 
 def _check_sealed(fd: int, wanted: int) -> None:
