@@ -3,17 +3,21 @@
 import errno
 import os
 import shutil
+import signal
 from contextlib import closing
 from pathlib import Path
 
+import daemon_process
 import numpy as np
 import pytest
 import trio
+from daemon_kit import write_config
 from daemon_process import SmdaemonProcess
 
 from smdaemon.cli.client import RemoteError
 from smdaemon.publish import local
 from smdaemon.publish.local import LocalStore, identity_of
+from smdaemon.savedmodel.verify import verify
 
 TOWER = '\n[[model]]\nname = "tower"\nwatch = "runs2"\npublish = "models2"\nquiet_seconds = 0.05\n'
 
@@ -289,6 +293,35 @@ async def test_a_crash_between_rename_and_deletion_is_swept_at_the_start(started
         assert names(running.models) == ["2", "3", "4"]
 
 
+@pytest.mark.parametrize("where", ["note", "delete"])
+def test_a_kill_in_the_middle_of_a_removal(tmp_path, monkeypatch, where):
+    """After SIGKILL the version is hidden as a whole; the next start deletes it, serves the rest, and removes nothing else."""
+    (tmp_path / "runs").mkdir()
+    write_config(tmp_path, model="keep_last = 2")
+    for step in (1, 2, 3):
+        np.savez(tmp_path / "runs" / f"ckpt-{step}.npz", a=np.full(3, step))
+    with monkeypatch.context() as patch:
+        patch.setattr(daemon_process, "_HELD", Path(__file__).with_name("held_removal.py"))
+        patch.setenv("HELD_AT", where)
+        with SmdaemonProcess(tmp_path, "run", "--config", "config.toml", held=True) as process:
+            process.held()
+            process.signal(signal.SIGKILL)
+            process.ended()
+    (hidden,) = [name for name in names(tmp_path / "models") if name.startswith(".")]
+    assert "-removed-1-" in hidden
+    verify(tmp_path / "models" / hidden)
+    with SmdaemonProcess(tmp_path, "run", "--config", "config.toml") as process:
+        process.logged("running")
+        np.savez(tmp_path / "writing.npz", a=np.full(3, 4))
+        (tmp_path / "writing.npz").rename(tmp_path / "runs" / "ckpt-4.npz")
+        assert process.logged("removed old versions")["versions"] == [2]
+        while names(tmp_path / "models") != ["3", "4"]:
+            process.client.get("/v1/status")
+        listed = process.client.get("/v1/models/ranker/versions")["versions"]
+        assert [(each["version"], each["state"]) for each in listed] == [(4, "present"), (3, "present")]
+        process.stop()
+
+
 async def test_versions_that_a_person_removes_are_forgotten(started):
     """Removed by hand is removed, pinned or not; nothing is concluded from a directory in which nothing is left."""
     async with started(model="keep_last = 5") as running:
@@ -340,8 +373,6 @@ async def test_a_refused_removal_is_told_and_fails_no_export(started, monkeypatc
 
 def test_files_that_cannot_be_deleted_are_told_and_tried_again(tmp_path):
     """By a daemon that has to obey permissions: the version is gone for readers, its room is freed once that is allowed."""
-    from daemon_kit import write_config
-
     (tmp_path / "runs").mkdir()
     write_config(tmp_path, model="keep_last = 1")
 
