@@ -60,6 +60,17 @@ def fault(error: OSError, doing: str) -> EnvironmentFault:
     return EnvironmentFault(code, f"{doing}{where}: {reason}", retryable=retryable)
 
 
+def shortage(error: Exception) -> EnvironmentFault | None:
+    """What an error means that any line may meet where the machine gives no more memory, threads or files; None for all others."""
+    if isinstance(error, MemoryError):
+        return EnvironmentFault("memory-short", "no memory is left for the export", retryable=True)
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return EnvironmentFault("memory-short", "no further thread can be started", retryable=True)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return fault(error, "exporting")
+    return None
+
+
 _FAULTS = {
     errno.ENOSPC: ("disk-full", True),
     errno.EDQUOT: ("quota-exceeded", True),

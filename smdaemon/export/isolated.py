@@ -20,6 +20,7 @@ from smdaemon.errors import CODES, DropError, EnvironmentFault, SmdaemonError
 from smdaemon.export.pipeline import Exported, Report
 from smdaemon.export.plan import ExportPlan
 
+WORKER = ["-m", "smdaemon.export.worker"]
 LARGE_GRAPH_BYTES = 16 << 20
 """A graph of this size takes about 30 ms to parse or to serialise: the longest that the daemon's loop may stand still."""
 
@@ -31,7 +32,7 @@ def has_large_graph(plan: ExportPlan) -> bool:
 
 def export_isolated(plan: ExportPlan, target: Path, report: Report) -> Exported:
     """As `republish.perform`, in a child process. Raises the same errors; what `report` raises ends the child."""
-    command = [sys.executable, "-m", "smdaemon.export.worker"]
+    command = [sys.executable, *WORKER]
     # A session of its own: what a terminal or a service manager sends to stop the daemon is for the daemon to pass on.
     with subprocess.Popen(  # noqa: S603 - ourselves
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -83,7 +84,9 @@ def decode_plan(line: bytes) -> ExportPlan:
 def _error(kind: str, code: str, message: str, remedy: str, retryable: bool) -> Exception:
     """The child's error as it would have been raised here."""
     if code not in CODES:
-        return RuntimeError(f"in the export's process: {message}")
+        bug = RuntimeError(f"in the export's process: {message}")
+        bug.add_note(remedy)  # the child's traceback, for the log
+        return bug
     if kind == EnvironmentFault.__name__:
         return EnvironmentFault(code, message, remedy=remedy, retryable=retryable)
     if kind == DropError.__name__:

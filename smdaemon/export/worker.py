@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import BinaryIO
 
-from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError
+from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError, shortage
 from smdaemon.export.isolated import decode_plan
 from smdaemon.export.republish import perform
 
@@ -72,14 +72,19 @@ def main() -> None:
     report = _PipeReport(sys.stdout.buffer, sys.stdin.buffer)
     try:
         exported = perform(plan, target, report)
-    except SmdaemonError as error:
-        kind = next((each for each in (EnvironmentFault, DropError) if isinstance(error, each)), SmdaemonError)
-        report.say("error", [kind.__name__, error.code, error.message, error.remedy, error.retryable])
     except Exception as error:  # noqa: BLE001 - told to the daemon, which fails the job with it
-        traceback.print_exc()  # to the daemon's stderr, and so to its log
-        report.say("error", ["", "", f"{type(error).__name__}: {error}", "", False])
+        report.say("error", _told(error))
     else:
         report.say("done", [exported.tensors, exported.nbytes, exported.metric])
+
+
+def _told(error: Exception) -> list[object]:
+    """An error for the daemon: kind, code, message, remedy, whether to try again; of a bug no code, and the traceback for a remedy."""
+    foreseen = shortage(error) or error
+    if not isinstance(foreseen, SmdaemonError):
+        return ["", "", f"{type(error).__name__}: {error}", traceback.format_exc(), False]
+    kind = next((each for each in (EnvironmentFault, DropError) if isinstance(foreseen, each)), SmdaemonError)
+    return [kind.__name__, foreseen.code, foreseen.message, foreseen.remedy, foreseen.retryable]
 
 
 if __name__ == "__main__":

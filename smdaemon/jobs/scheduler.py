@@ -5,7 +5,6 @@ ledger's picture is all that it looks at. A job that is attempted is in `_runnin
 is being cancelled in `_held`: between choosing and moving there are awaits, and both sets keep the other side away.
 """
 
-import errno
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Literal
 
 import trio
 
-from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError, fault
+from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError, shortage
 from smdaemon.jobs.attempt import Attempt, JobCancelled, Published
 from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved
 from smdaemon.jobs.ledger import Ledger
@@ -396,19 +395,8 @@ def _leading(error: Exception) -> Exception:
     of two threads met a full disk. A stop comes last: it only follows from one of the others, or is alone.
     """
     if not isinstance(error, ExceptionGroup):
-        return _shortage(error) or error
+        return shortage(error) or error
     return min((_leading(inner) for inner in error.exceptions), key=_rank)
-
-
-def _shortage(error: Exception) -> EnvironmentFault | None:
-    """What an error means that any line of an export may meet where the machine gives no more; None for all others."""
-    if isinstance(error, MemoryError):
-        return EnvironmentFault("memory-short", "no memory is left for the export", retryable=True)
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return EnvironmentFault("memory-short", "no further thread can be started", retryable=True)
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-        return fault(error, "exporting")
-    return None
 
 
 def _rank(error: Exception) -> int:

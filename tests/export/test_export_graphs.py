@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from export_kit import BIAS, KERNEL, linear_module, tf1_checkpoint, values
 
 from smdaemon.errors import DropError, EnvironmentFault
+from smdaemon.export import isolated
 from smdaemon.export.isolated import decode_plan, encode_plan, export_isolated, has_large_graph
 from smdaemon.export.pipeline import Silent, export
 from smdaemon.export.plan import ExportPlan, ModePlan, SignaturePlan
@@ -241,6 +243,40 @@ def test_an_error_in_the_child_process_is_the_same_error(tmp_path, template):
         str(there.value),
         there.value.remedy,
     )
+
+
+def worker_errors(tmp_path, monkeypatch, raised: str) -> Exception:
+    """What becomes of an exception that an export raises in the child process."""
+    script = tmp_path / "broken.py"
+    script.write_text(
+        "import smdaemon.export.worker as worker\n"
+        f"def broken(*_arguments): raise {raised}\n"
+        "worker.perform = broken\n"
+        "worker.main()\n"
+    )
+    monkeypatch.setattr(isolated, "WORKER", [str(script)])
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is asked by the caller
+        export_isolated(ExportPlan(values(tmp_path / "v.npz")), tmp_path / "out", Silent())
+    return caught.value
+
+
+def test_a_bug_in_the_child_process_comes_with_its_traceback(tmp_path, monkeypatch, capfd):
+    """In the exception, and so in the log line of its job; nothing is written past the log."""
+    bug = worker_errors(tmp_path, monkeypatch, "KeyError('layer\\n')")
+    assert str(bug) == "in the export's process: KeyError: 'layer\\n'"
+    assert "in broken" in "".join(traceback.format_exception(bug))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [("MemoryError", "memory-short"), ("OSError(24, 'Too many open files')", "too-many-files")],
+)
+def test_a_shortage_in_the_child_process_is_a_fault_that_is_tried_again(tmp_path, monkeypatch, raised, code):
+    """As in the daemon itself."""
+    fault = worker_errors(tmp_path, monkeypatch, raised)
+    assert isinstance(fault, EnvironmentFault)
+    assert (fault.code, fault.retryable) == (code, True)
 
 
 def test_a_report_that_raises_ends_the_child_process(tmp_path, template):
