@@ -18,6 +18,11 @@ _NAME_LETTERS = 255
 _PATIENCE_SECONDS = 0.5
 
 
+def listens(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether there is a service manager that wants to be told anything."""
+    return bool(environment.get("NOTIFY_SOCKET"))
+
+
 def notify(*lines: str, fds: Sequence[int] = (), environment: Mapping[str, str] = os.environ) -> bool:
     """Tell the service manager `lines`, such as READY=1, with descriptors beside them; whether there is one and it was told."""
     address = environment.get("NOTIFY_SOCKET", "")

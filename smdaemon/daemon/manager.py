@@ -42,24 +42,24 @@ class Manager:
     def ready(self) -> None:
         """Sockets answer and every watch has looked."""
         self._ready = True
-        systemd.notify("READY=1", f"STATUS={told(self._status())}")
+        self._tell("READY=1")
 
     @contextmanager
     def reloading(self) -> Iterator[None]:
         """The configuration is read again, for the length of the block; a reload before the start is complete is part of it."""
-        if not self._ready:
+        if not self._ready or not systemd.listens():
             yield
             return
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
         try:
             yield
         finally:
-            systemd.notify("READY=1", f"STATUS={told(self._status())}")
+            self._tell("READY=1")
 
     def stopping(self, drain_seconds: float) -> None:
         """The daemon begins to drain, which takes so long at most."""
         self._until = trio.current_time() + drain_seconds
-        systemd.notify("STOPPING=1", f"STATUS={told(self._status())}", *self._extension())
+        self._tell("STOPPING=1", *self._extension())
 
     def beat(self) -> None:
         """The daemon has just proved that it makes progress."""
@@ -67,7 +67,9 @@ class Manager:
         lines = self._extension()
         if self._watchdog_seconds is not None:
             lines.append("WATCHDOG=1")
-        if lines:
+        if not self._ready:
+            self._tell(*lines)
+        elif lines:
             systemd.notify(*lines)
 
     def changed(self, _what: object = None) -> None:
@@ -75,8 +77,10 @@ class Manager:
         self._changed.set()
 
     async def run(self) -> None:
-        """Tell the status when it has changed, until cancelled."""
+        """Tell the status when it has changed, until cancelled; nothing to do where nobody listens."""
         last = ""
+        if not systemd.listens():
+            return
         while True:
             self._changed = trio.Event()
             # the event is made first: what changes while we tell is not missed
@@ -85,6 +89,10 @@ class Manager:
                 last = text
             await trio.sleep(_STATUS_SECONDS)
             await self._changed.wait()
+
+    def _tell(self, *lines: str) -> None:
+        if systemd.listens():
+            systemd.notify(*lines, f"STATUS={told(self._status())}")
 
     def _extension(self) -> list[str]:
         """Until the next beat and a little more, at start and while exports may finish; later than that nothing is asked for."""
@@ -104,7 +112,8 @@ def told(status: v1.Status) -> str:
     def count(*states: State) -> int:
         return sum(status.jobs.get(state, 0) for state in states)
 
-    parts = [f"{len(status.models)} models", f"{count(State.DETECTED, State.QUEUED)} queued"]
+    models = len(status.models)
+    parts = [f"{models} model{'' if models == 1 else 's'}", f"{count(State.DETECTED, State.QUEUED)} queued"]
     if count(State.WAITING):
         parts.append(f"{count(State.WAITING)} waiting")
     parts += [f"{count(*ACTIVE)} running", f"{count(State.FAILED)} failed"]

@@ -51,10 +51,10 @@ async def test_ready_comes_when_sockets_answer_and_drops_are_known(started, mana
     path = write_config(tmp_path, model='on_drop = "ignore"')
     async with started(config=path) as running:
         notice = await next_notice(manager, "READY", "1")
-        assert notice.lines["STATUS"] == "running: 1 models, 0 queued, 0 running, 0 failed"
+        assert notice.lines["STATUS"] == "running: 1 model, 0 queued, 0 running, 0 failed"
         assert (await running.ask(running.client.get, "/v1/status"))["phase"] == "running"
     before = [each.lines.keys() for each in manager.heard[:-1]]
-    assert all(keys <= {"EXTEND_TIMEOUT_USEC"} for keys in before)
+    assert all(keys <= {"EXTEND_TIMEOUT_USEC", "STATUS"} for keys in before)
 
 
 async def test_the_status_follows_the_jobs(started, manager):
@@ -144,6 +144,22 @@ def test_the_status_line_leaves_out_what_there_is_none_of():
     status.models.add(name="a", health="ok")
     status.models.add(name="b", health="degraded")
     assert told(status) == "running: 2 models, 2 queued, 1 waiting, 2 running, 0 failed, degraded: b"
+
+
+async def test_the_status_is_told_once_a_second_at_most(manager, autojump_clock, nursery):
+    """However often jobs move; the last word is always told, and what is the same is not told again."""
+    status = v1.Status(phase="running", jobs={"queued": 0})
+    teller = Manager(lambda: status)
+    nursery.start_soon(teller.run)
+    for count in range(1, 51):
+        status.jobs["queued"] = count
+        teller.changed()
+        await trio.sleep(0.1)
+    teller.changed()
+    await trio.sleep(10)
+    while "50 queued" not in (await next_notice(manager, "STATUS")).lines["STATUS"]:
+        pass
+    assert 5 <= len(manager.all()) <= 7
 
 
 class Beats:
