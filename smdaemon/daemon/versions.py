@@ -47,6 +47,7 @@ class Versions:
         self._locks: dict[str, trio.Lock] = {}
         # models with something to do: whether retention is to be applied, or only hidden versions are to be deleted
         self._due: dict[str, bool] = {}
+        self._at_work: set[str] = set()
         self._woken = trio.Event()
         ledger.observe(self._saw)
 
@@ -58,12 +59,21 @@ class Versions:
         """Delete what an earlier run has hidden, then apply the rules of each model after each of its commits."""
         for model in self._config().model:
             self._wake(model.name, apply=False)
-        while True:
-            await self._woken.wait()
-            self._woken = trio.Event()
-            while self._due:
-                name = next(iter(self._due))
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._woken.wait()
+                self._woken = trio.Event()
+                # a task for each: a file system that hangs holds up only what is published there
+                for name in self._due.keys() - self._at_work:
+                    self._at_work.add(name)
+                    nursery.start_soon(self._work, name)
+
+    async def _work(self, name: str) -> None:
+        try:
+            while name in self._due:
                 await self._tidy(name, apply=self._due.pop(name))
+        finally:
+            self._at_work.discard(name)
 
     async def listed(self, name: str) -> v1.VersionList:
         """Every version of a model, newest first, with what retention would say of it. Raises ConfigError, EnvironmentFault."""
@@ -162,7 +172,7 @@ class Versions:
         """What is there and why each of it stays; the lock is held."""
         rows = await self._ledger.versions(model.name)
         needed = [*_named_paths(self._config()), *self._read_paths(model)]
-        looked = await trio.to_thread.run_sync(look, self._store(model), rows, needed)
+        looked = await trio.to_thread.run_sync(look, self._store(model), rows, needed, abandon_on_cancel=True)
         if looked.adopted:
             await self._ledger.adopt_versions(model.name, looked.adopted)
         # after the last await: whoever holds the lock acts on the jobs as they are now

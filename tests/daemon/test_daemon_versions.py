@@ -94,7 +94,7 @@ async def at_rest(house) -> None:
     threads = trio.to_thread.current_default_thread_limiter()
     while True:
         await trio.testing.wait_all_tasks_blocked()
-        idle = not (house.versions._due or house.versions.lock("ranker").locked() or threads.borrowed_tokens)
+        idle = not (house.versions._due or house.versions._at_work or threads.borrowed_tokens)
         await trio.testing.wait_all_tasks_blocked()
         if idle and not threads.borrowed_tokens:
             return
@@ -234,6 +234,22 @@ async def test_what_was_hidden_before_the_start_is_deleted_by_the_service(house,
     await house.versions.prune("ranker", dry_run=False)
     await at_rest(house)
     assert (house.numbers, house.versions.problems) == (["2"], {})
+
+
+async def test_a_model_that_is_held_up_holds_up_no_other(house, nursery):
+    """Each is looked after by itself; what is due meanwhile is done afterwards."""
+    await running(house, nursery)
+    house.rules('keep_last = 1\n[[model]]\nname = "tower"\nwatch = "runs2"\npublish = "models2"\nkeep_last = 1\n')
+    async with house.versions.lock("tower"):
+        house.versions._wake("tower", apply=True)
+        await trio.testing.wait_all_tasks_blocked()
+        await house.publish(1, 2)
+        while house.numbers != ["2"]:
+            await trio.lowlevel.checkpoint()
+        house.versions._wake("tower", apply=True)
+        assert house.versions._at_work >= {"tower"}
+    await at_rest(house)
+    assert not house.versions._at_work
 
 
 async def test_a_dry_run_takes_no_step(house, monkeypatch):
