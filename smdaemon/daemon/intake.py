@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from smdaemon.config import Config, ModelSettings
-from smdaemon.errors import ConfigError, DropError, SmdaemonError, fault
+from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError
 from smdaemon.export.plan import check_choices
 from smdaemon.handoff.server import Handed
 from smdaemon.jobs.job import Job, JobError, NewJob, Origin
@@ -19,6 +19,7 @@ from smdaemon.proto.mapping import dict_to_message, request_from_json, request_f
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.sources.base import Identity
 from smdaemon.sources.checkpoint_state import checkpoint_prefix, is_checkpoint
+from smdaemon.sources.files import source_fault
 from smdaemon.sources.formats import open_source
 from smdaemon.sources.segment import HANDOFF
 from smdaemon.sources.step import step_of
@@ -101,6 +102,10 @@ class Intake:
             await trio.to_thread.run_sync(_look, source)
         except SmdaemonError as error:
             problem = error
+            if error.retryable:
+                if source == drop.path:
+                    raise  # the request cannot be read now: who watches asks again
+                problem = None  # its source cannot: the export will wait for it
         await self._accept(
             model,
             request,
@@ -147,12 +152,15 @@ class Intake:
 
 
 def read_request(path: Path) -> ExportRequest:
-    """The request in a file NAME.export.json, .toml or .binpb; DropError `request-invalid` where it is not one."""
+    """The request in a file NAME.export.json, .toml or .binpb.
+
+    Raises DropError `request-invalid` where it is not one, `source-missing` where it is gone, EnvironmentFault where it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_REQUEST_BYTES + 1)
     except OSError as error:
-        raise fault(error, "reading the request") from error
+        raise source_fault(error, path) from error
     if len(content) > MAX_REQUEST_BYTES:
         raise DropError("request-invalid", f"{path.name!r} is longer than {MAX_REQUEST_BYTES} bytes")
     parse = {".toml": request_from_toml, ".binpb": request_from_protobuf}.get(path.suffix, request_from_json)
@@ -216,17 +224,18 @@ def _main_file(source: Path) -> Path:
 
 
 def _look(source: Path) -> str:
-    """The identity of a source that no watcher looked at."""
+    """The identity of a source that no watcher looked at. DropError where there is none, EnvironmentFault where that cannot be told."""
     try:
         return str(Identity.of(_main_file(source).stat()))
-    except OSError:
-        raise DropError("source-missing", f"{str(source)!r} does not exist") from None
+    except OSError as error:
+        raise source_fault(error, source) from error
 
 
 def _order_of(model: ModelSettings, request: ExportRequest, source: Path) -> tuple[float, int | None]:
     """How new a source is among its model's, and its step where the model's versions are steps.
 
-    A source that cannot be opened is given its time; the export will say what is wrong with it.
+    A source that cannot be opened is given its time; the export will say what is wrong with it. Raises EnvironmentFault where only a
+    look into it could tell its step, and that is to be tried again: without a step the export would fail for good.
     """
     step = None
     with suppress(SmdaemonError, OSError):
@@ -234,11 +243,23 @@ def _order_of(model: ModelSettings, request: ExportRequest, source: Path) -> tup
     if model.version == "step":
         step = step_of(source, {})
         if step is None:
-            with suppress(SmdaemonError, OSError), open_source(source, request.format or model.format) as opened:
-                step = step_of(source, opened.metadata)
+            step = _step_inside(source, request.format or model.format)
     if step is not None:
         return float(step), step
     try:
         return source.stat().st_mtime, None
     except OSError:
         return 0.0, None
+
+
+def _step_inside(source: Path, format_name: str) -> int | None:
+    """The step that the metadata of a source tells; None too where it is unsound. EnvironmentFault that is to be tried again."""
+    try:
+        with open_source(source, format_name) as opened:
+            return step_of(source, opened.metadata)
+    except EnvironmentFault as error:
+        if error.retryable:
+            raise
+    except (SmdaemonError, OSError):
+        pass
+    return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from smdaemon.errors import DropError
 from smdaemon.export.plan import ExportPlan
+from smdaemon.paths import exists
 from smdaemon.savedmodel.asset_files import MODEL_DESCRIPTION
 from smdaemon.savedmodel.constants import (
     DEFAULT_SERVING_SIGNATURE_DEF_KEY,
@@ -113,7 +114,7 @@ def _of_checkpoint(plan: ExportPlan, source: CheckpointSource, tensors: Mapping[
     from smdaemon.savedmodel.signatures_request import SignatureRequest
 
     meta = plan.meta_graph or graphs.graph_path(source.prefix)
-    if plan.graph == "none" or source.format == SAVED_MODEL or not (plan.meta_graph or meta.exists()):
+    if plan.graph == "none" or source.format == SAVED_MODEL or not (plan.meta_graph or exists(meta)):
         _refuse_signatures(plan)
         return source.contents(tensors, tags=plan.tags or (SERVING,), separator=plan.separator)
     _refuse_selection(source, tensors)

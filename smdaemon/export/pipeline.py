@@ -17,8 +17,9 @@ from smdaemon.export.assemble import assemble
 from smdaemon.export.plan import ExportPlan
 from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY
 from smdaemon.savedmodel.verify import verify
-from smdaemon.savedmodel.writer import write_saved_model
+from smdaemon.savedmodel.writer import Contents, write_saved_model
 from smdaemon.sources.base import Source
+from smdaemon.sources.files import source_fault
 from smdaemon.sources.formats import open_source, unchanged
 from smdaemon.sources.segment import open_segment
 from smdaemon.tensorbundle.slices import PartitionedTensor
@@ -71,8 +72,7 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
     """
     report = report or Silent()
     with open_plan_source(plan) as source:
-        contents = assemble(plan, source, target)
-        sizes = [_nbytes(tensor) for key, tensor in contents.tensors.items() if key != OBJECT_GRAPH_KEY]
+        contents, sizes = _assembled(plan, source, target)
         tensors, nbytes = len(sizes), sum(sizes)
         report.writing(tensors, nbytes)
         try:
@@ -91,6 +91,15 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
         except OSError as error:
             raise fault(error, "writing the export") from error
         return Exported(tensors, nbytes, _number(source.metadata, plan.metric))
+
+
+def _assembled(plan: ExportPlan, source: Source, target: Path) -> tuple[Contents, list[int]]:
+    """What is to be written, and the bytes of each value."""
+    try:
+        contents = assemble(plan, source, target)
+        return contents, [_nbytes(tensor) for key, tensor in contents.tensors.items() if key != OBJECT_GRAPH_KEY]
+    except OSError as error:
+        raise source_fault(error, Path(error.filename or plan.source)) from error
 
 
 def _verify(target: Path) -> None:

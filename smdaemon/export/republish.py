@@ -28,14 +28,18 @@ def republish(source: Path, target: Path, report: Report) -> Exported:
 
     Raises DropError where `source` is missing, is no SavedModel or fails verification, EnvironmentFault where the machine refuses.
     """
+    try:
+        return _republished(source, target, report)
+    except OSError as error:
+        raise fault(error, "publishing a version once more") from error
+
+
+def _republished(source: Path, target: Path, report: Report) -> Exported:
     if not source.is_dir():
         raise DropError("source-missing", f"the version directory {str(source)!r} does not exist")
     folders, files = _listed(source)
     report.writing(0, sum((source / name).stat().st_size for name in files))
-    try:
-        _make(source, target, folders, files, report)
-    except OSError as error:
-        raise fault(error, "publishing a version once more") from error
+    _make(source, target, folders, files, report)
     report.verifying()
     verified = verify(target, report.advance)
     return Exported(verified.tensors, verified.bytes)

@@ -13,6 +13,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from smdaemon.errors import DropError, fault
+from smdaemon.paths import is_file
 from smdaemon.placement import KEEP, Policy, place
 from smdaemon.placement import strip_default_attrs as without_default_attrs
 from smdaemon.proto.tensorflow import MetaGraphDef, NodeDef, SavedModel, VariableDef
@@ -84,7 +85,7 @@ def read_meta_graph(path: Path) -> MetaGraphDef:
 
     Raises DropError `checkpoint-graph-missing` and `checkpoint-graph-corrupt`, EnvironmentFault where it may not be read.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise DropError("checkpoint-graph-missing", f"there is no graph {str(path)!r}")
     try:
         if path.stat().st_size > MESSAGE_BYTES_LIMIT:

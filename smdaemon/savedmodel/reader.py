@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smdaemon.errors import DropError
+from smdaemon.paths import is_file
 from smdaemon.savedmodel.constants import (
     DEBUG_DIRECTORY,
     DEBUG_INFO_FILENAME_PB,
@@ -67,9 +68,9 @@ def _content(path: Path, limit: int = MESSAGE_LIMIT_BYTES) -> bytes:
 def _model_file(export_dir: Path) -> Path:
     """The file that TensorFlow's loaders would take."""
     for name in (SAVED_MODEL_FILENAME_PB, SAVED_MODEL_FILENAME_PBTXT):
-        if (export_dir / name).is_file():
+        if is_file(export_dir / name):
             return export_dir / name
-    if (export_dir / SAVED_MODEL_FILENAME_CPB).is_file():
+    if is_file(export_dir / SAVED_MODEL_FILENAME_CPB):
         raise DropError(
             "savedmodel-missing",
             f"{str(export_dir)!r} holds a model split into chunks ({SAVED_MODEL_FILENAME_CPB}), which smdaemon cannot read",
@@ -117,7 +118,7 @@ def read_debug_info(export_dir: Path) -> "GraphDebugInfo | None":
     from smdaemon.proto.tensorflow import GraphDebugInfo
 
     path = export_dir / DEBUG_DIRECTORY / DEBUG_INFO_FILENAME_PB
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         return GraphDebugInfo.FromString(_content(path))

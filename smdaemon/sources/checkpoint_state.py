@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from smdaemon.errors import DropError
+from smdaemon.paths import exists, is_file
 from smdaemon.sources.files import SourceFile
 
 STATE_FILENAME = "checkpoint"
@@ -24,11 +25,11 @@ _DATA = re.compile(r"\.data-[0-9]{5}-of-[0-9]{5}$")
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether the path names a checkpoint, by names alone: one of its files, its prefix, a directory with a state file."""
-    try:
-        return os.path.isfile(path / STATE_FILENAME) or os.path.isfile(_index_of(path))  # noqa: PTH113 - these never raise
-    except ValueError:  # NUL
-        return False
+    """Whether the path names a checkpoint, by names alone: one of its files, its prefix, a directory with a state file.
+
+    OSError where that cannot be told.
+    """
+    return is_file(path / STATE_FILENAME) or is_file(_index_of(path))
 
 
 def checkpoint_prefix(path: Path, *, anywhere: bool = False) -> Path:
@@ -45,7 +46,7 @@ def checkpoint_prefix(path: Path, *, anywhere: bool = False) -> Path:
     if anywhere or latest.resolve().is_relative_to(path.resolve()):
         return latest
     beside = path / Path(named).name
-    if not os.path.lexists(f"{latest}{INDEX_SUFFIX}") and os.path.lexists(f"{beside}{INDEX_SUFFIX}"):
+    if not exists(f"{latest}{INDEX_SUFFIX}") and exists(f"{beside}{INDEX_SUFFIX}"):
         return beside
     raise DropError(
         "checkpoint-state-invalid",

@@ -6,7 +6,7 @@ from pathlib import Path
 from smdaemon.errors import DropError
 from smdaemon.sources.base import Format, Source
 from smdaemon.sources.checkpoint_state import is_checkpoint
-from smdaemon.sources.files import stat_of
+from smdaemon.sources.files import source_fault, stat_of
 from smdaemon.sources.flax_msgpack import FlaxMsgpackFormat
 from smdaemon.sources.npy import NpyDirectoryFormat, NpyFormat
 from smdaemon.sources.npz import NpzFormat
@@ -79,8 +79,14 @@ def detect(path: Path) -> Format:
 
 
 def open_source(path: Path, format: str = AUTO) -> Source:  # noqa: A002 - the word of the configuration and of the CLI
-    """The opened source; `format` is a format's name or "auto". DropError where it is missing, unknown or unsound."""
-    return (detect(path) if format == AUTO else format_named(format)).open(path)
+    """The opened source; `format` is a format's name or "auto".
+
+    Raises DropError where it is missing, unknown or unsound, EnvironmentFault where it cannot be read.
+    """
+    try:
+        return (detect(path) if format == AUTO else format_named(format)).open(path)
+    except OSError as error:
+        raise source_fault(error, path) from error
 
 
 def unchanged(source: Source) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from smdaemon.errors import DropError
+from smdaemon.paths import is_directory
 from smdaemon.sources.extents import StoredExtent
 from smdaemon.sources.files import SourceFile, source_fault, stat_of
 from smdaemon.sources.npyheader import USUAL_HEADER_BYTES, NpyHeader, header_bytes, parse_header, tensor_of
@@ -64,19 +65,19 @@ class NpyDirectoryFormat:
     self_judging = False
 
     def claims(self, path: Path) -> bool:
-        """Whether there is a `.npy` file in it, and no drop of another format, whose directory it would be then."""
-        if not os.path.isdir(path):  # noqa: PTH112 - this one never raises
+        """Whether there is a `.npy` file in it, and no drop of another format, whose directory it would be then.
+
+        OSError where it is going away, or may not be looked into.
+        """
+        if not is_directory(path):
             return False
         found = False
-        try:
-            for count, entry in enumerate(_walk(path)):
-                if entry.name.endswith(_OTHER_SUFFIXES) or entry.name in TELLING:
-                    return False
-                if count >= _CLAIM_LIMIT:
-                    break
-                found = found or entry.name.endswith(_SUFFIX)
-        except OSError:
-            return False  # it is going away, or is not for our eyes
+        for count, entry in enumerate(_walk(path)):
+            if entry.name.endswith(_OTHER_SUFFIXES) or entry.name in TELLING:
+                return False
+            if count >= _CLAIM_LIMIT:
+                break
+            found = found or entry.name.endswith(_SUFFIX)
         return found
 
     def is_complete(self, path: Path) -> bool:

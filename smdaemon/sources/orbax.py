@@ -11,11 +11,11 @@ an item that is named by itself so is the step that it lies in.
 Nothing in the checkpoint leads out of it: no symbolic link is followed, and no name is taken that would.
 """
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from smdaemon.errors import DropError
+from smdaemon.paths import exists
 from smdaemon.sources.files import SourceFile, source_fault, stat_of
 from smdaemon.sources.flax_msgpack import open_tree, whole_number
 from smdaemon.sources.opened import FileSource, check_any, check_name
@@ -99,12 +99,12 @@ class OrbaxFormat:
 
 def _has_arrived(item: Path) -> bool:
     tree = read_tree(item)
-    if tree is None or (tree.strings and not os.path.lexists(item / STRINGS)):
+    if tree is None or (tree.strings and not exists(item / STRINGS)):
         return False
-    if os.path.lexists(item / MANIFEST):
+    if exists(item / MANIFEST):
         return manifest_arrived(item)
     described = "zarr.json" if tree.zarr3 else ".zarray"
-    return all(os.path.lexists(directory_of(item, stored) / described) for stored in tree.arrays)
+    return all(exists(directory_of(item, stored) / described) for stored in tree.arrays)
 
 
 def _opened(item: Path, files: list[SourceFile]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from smdaemon.errors import DropError
+from smdaemon.paths import exists, is_file
 from smdaemon.sources.files import SourceFile
 from smdaemon.sources.safetensors import parse_object
 
@@ -49,27 +50,27 @@ _COMMITTED = re.compile(r"Checkpoint commit was successful to (.+)", re.DOTALL)
 def items_of(path: Path) -> dict[str, Path]:
     """The directories of a checkpoint that hold tensors, by item name; {"": path} where it is one itself. Empty for any other.
 
-    By names alone: an item holds `_METADATA`. A directory with items is a step if it holds `_CHECKPOINT_METADATA`, or, as older
+    OSError where that cannot be told. By names alone: an item holds `_METADATA`. A directory with items is a step if it holds `_CHECKPOINT_METADATA`, or, as older
     releases leave it, if it is named like one (`41`, `step_41`) and its items are not: those are checkpoints of their own.
     """
-    if os.path.isfile(path / TREE_METADATA):  # noqa: PTH113 - this one never raises
+    if is_file(path / TREE_METADATA):
         return {"": path}
-    is_step = os.path.isfile(path / STEP_METADATA)  # noqa: PTH113
+    is_step = is_file(path / STEP_METADATA)
     if not is_step and not _STEP_NAME.fullmatch(path.name):
         return {}
     try:
         with os.scandir(path) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    except (OSError, ValueError):
-        return {}  # it is going away, or is not for our eyes
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
     return {
         name: path / name
         for name in names
         if not name.startswith(".")
         and not is_temporary(name)
         and (is_step or not _STEP_NAME.fullmatch(name))
-        and os.path.isfile(path / name / TREE_METADATA)  # noqa: PTH113
-        and not os.path.isfile(path / name / STEP_METADATA)  # noqa: PTH113
+        and is_file(path / name / TREE_METADATA)
+        and not is_file(path / name / STEP_METADATA)
     }
 
 
@@ -86,9 +87,9 @@ def committed(path: Path) -> bool | None:
     """
     if is_temporary(path.name) or is_temporary(path.parent.name):
         return False
-    if os.path.lexists(path / COMMIT_FILE):
+    if exists(path / COMMIT_FILE):
         return True
-    if os.path.lexists(path / STEP_METADATA):
+    if exists(path / STEP_METADATA):
         fields = step_metadata(path)
         return fields is not None and type(fields.get("commit_timestamp_nsecs")) is int
     return committed(path.parent) if path.name in items_of(path.parent) else None
@@ -96,7 +97,7 @@ def committed(path: Path) -> bool | None:
 
 def step_metadata(path: Path) -> dict[str, Any] | None:
     """What `_CHECKPOINT_METADATA` says; None if there is none, or only a part of it yet."""
-    return read_json(path / STEP_METADATA) if os.path.lexists(path / STEP_METADATA) else None
+    return read_json(path / STEP_METADATA) if exists(path / STEP_METADATA) else None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -117,10 +118,10 @@ def items_arrived(path: Path) -> bool:
     """Whether every item that `_CHECKPOINT_METADATA` lists is there; while a checkpoint is copied, some are not."""
     fields = step_metadata(path)
     if fields is None:
-        return not os.path.lexists(path / STEP_METADATA)  # where it is there, a part of it is still to come
+        return not exists(path / STEP_METADATA)  # where it is there, a part of it is still to come
     listed = fields.get("item_handlers")
     names = listed if isinstance(listed, dict) else {}
-    return all(os.path.lexists(path / name) for name in names if "/" not in name and "\0" not in name)
+    return all(exists(path / name) for name in names if "/" not in name and "\0" not in name)
 
 
 def manifest_arrived(item: Path) -> bool:
@@ -151,7 +152,7 @@ def parts_of(path: Path) -> list[str]:
 
     Not what others put beside the items later, such as the results of an evaluation. OSError where a directory goes away.
     """
-    found = {os.fspath(path / name) for name in (STEP_METADATA, COMMIT_FILE) if os.path.lexists(path / name)}
+    found = {os.fspath(path / name) for name in (STEP_METADATA, COMMIT_FILE) if exists(path / name)}
     for item in items_of(path).values():
         found.update(entry.path for entry in item_files(item))
     return sorted(found)

@@ -12,12 +12,12 @@ deserialised is empty (None, {}, []), or its value lies in the aggregate file of
 Source of the format: orbax-checkpoint 0.12, `_src/metadata/tree.py`, `_src/serialization/type_handlers.py`.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from smdaemon.errors import DropError
+from smdaemon.paths import exists
 from smdaemon.sources.opened import check_name
 from smdaemon.sources.orbax_layout import STRINGS, TREE_METADATA, read_json
 
@@ -86,7 +86,7 @@ def scalars(fields: object) -> dict[str, str]:
 
 def read_strings(item: Path, strings: tuple[Stored, ...]) -> Iterator[tuple[str, str]]:
     """The strings of a tree with their names, as far as they are there; each lies at its path as a JSON pointer."""
-    fields = (read_json(item / STRINGS) if os.path.lexists(item / STRINGS) else None) or {}
+    fields = (read_json(item / STRINGS) if exists(item / STRINGS) else None) or {}
     for string in strings:
         place: object = fields
         for part in string.path.split("/"):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError, fault
+from smdaemon.paths import exists
 from smdaemon.sources.chunks import Grid, boxes
 from smdaemon.sources.files import READ_BYTES
 from smdaemon.sources.orbax_layout import MANIFEST
@@ -128,7 +129,7 @@ class Arrays:
         self._tree = tree
         self._check_unchanged = check_unchanged
         self._directory = os.path.realpath(item)
-        self._ocdbt = os.path.lexists(item / MANIFEST)
+        self._ocdbt = exists(item / MANIFEST)
         self._context = self._tensorstore.Context(
             {
                 "cache_pool": {"total_bytes_limit": 0},

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from smdaemon.errors import DropError
+from smdaemon.paths import exists, is_file
 from smdaemon.savedmodel.constants import (
     SAVED_MODEL_FILENAME_PB,
     SAVED_MODEL_FILENAME_PBTXT,
@@ -146,12 +147,12 @@ class TfCheckpointFormat:
                         return False
                 except FileNotFoundError:
                     return False
-        return not self._wait_for_graph or os.path.lexists(f"{prefix}{META_SUFFIX}")
+        return not self._wait_for_graph or exists(f"{prefix}{META_SUFFIX}")
 
     def open(self, path: Path) -> CheckpointSource:
         """See `Format`."""
         prefix = checkpoint_prefix(path, anywhere=self._state_anywhere)
-        if not os.path.lexists(index_path(prefix)) and os.path.isfile(prefix):  # noqa: PTH113 - this one never raises
+        if not exists(index_path(prefix)) and is_file(prefix):
             raise DropError(
                 "source-unknown-format",
                 f"{str(prefix)!r} has no index: it is no checkpoint, or one of TensorFlow's first format",
@@ -188,11 +189,8 @@ class SavedModelFormat:
 
 
 def is_saved_model(path: Path) -> bool:
-    """Whether the directory is a SavedModel, by names alone."""
-    return any(
-        os.path.isfile(path / name)  # noqa: PTH113 - this one never raises
-        for name in (SAVED_MODEL_FILENAME_PB, SAVED_MODEL_FILENAME_PBTXT)
-    )
+    """Whether the directory is a SavedModel, by names alone. OSError where that cannot be told."""
+    return any(is_file(path / name) for name in (SAVED_MODEL_FILENAME_PB, SAVED_MODEL_FILENAME_PBTXT))
 
 
 def _check_model(path: Path) -> None:
@@ -224,7 +222,7 @@ def _opened(format_name: str, path: Path, prefix: Path) -> CheckpointSource:
     try:
         for shard in sorted(bundle.reach()):
             data = data_path(prefix, shard, bundle.header.shards)
-            if not os.path.lexists(data):
+            if not exists(data):
                 raise DropError("bundle-missing-shard", f"there is no data file {str(data)!r}")
             files.append(SourceFile(data, transient=True))
         return CheckpointSource(format_name, path, bundle, files)

@@ -226,8 +226,10 @@ class Ledger:
     ) -> None:
         try:
             status = os.stat(path)  # noqa: PTH116 - paths are strings in here: there are many of them
-        except OSError:
+        except OSError as error:
             self._forget(path)
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                looked.again[path] = now.monotonic + self._pause_seconds  # a disk or a mount that fails for the moment
             return
         candidate = self._candidate(path, status, claims)
         if candidate is None:
@@ -240,8 +242,8 @@ class Ledger:
         try:
             identity, sights = self._see(path, candidate, touch, now)
             again = self._judge(path, candidate, identity, sights, now)
-        except (FileNotFoundError, NotADirectoryError):
-            # A file went away between two looks. If there is more to it, an event or the next look will show.
+        except OSError:
+            # A file went away between two looks, or cannot be looked at now. If there is more to it, the next look will show.
             again = now.monotonic + self._pause_seconds
         if again is not None:
             looked.again[path] = again

@@ -19,11 +19,11 @@ def everything() -> bool:
 
 
 @pytest.fixture(scope="session")
-def mounted(tmp_path_factory):
+def mounted():
     """The disk that all tests use, one after the other: to mount one takes longer than most of them."""
     if reason := unavailable():
         pytest.skip(reason)
-    with MountedDisk(tmp_path_factory.mktemp("faulty") / "disk") as disk:
+    with MountedDisk() as disk:
         yield disk
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any, Self
@@ -27,12 +28,12 @@ def unavailable() -> str:
 class MountedDisk:
     """A faulty disk, mounted at `path` until the end of the block. May be asked by several threads."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self) -> None:
+        # not in a folder of pytest's: what it moves and deletes must not have a disk in it
+        self.path = Path(tempfile.mkdtemp(prefix="faulty-disk-"))
         self._asking = threading.Lock()
 
     def __enter__(self) -> Self:
-        self.path.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
             [sys.executable, str(_SCRIPT), str(self.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -45,6 +46,7 @@ class MountedDisk:
         self._process.stdout.close()
         # what was killed leaves a mount that answers nobody
         subprocess.run(["umount", "--lazy", str(self.path)], check=False, stderr=subprocess.DEVNULL)
+        self.path.rmdir()
 
     def ask(self, request: str, **arguments: Any) -> Any:
         """What the disk answers; see `faulty_disk.Control`."""

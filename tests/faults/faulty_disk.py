@@ -48,7 +48,7 @@ class Fault:
     lasting: bool = False
     met: int = 0
     fired: int = 0
-    held: trio.Event = field(default_factory=trio.Event)
+    happened: trio.Event = field(default_factory=trio.Event)
     released: trio.Event = field(default_factory=trio.Event)
 
     def concerns(self, kind: str, path: str) -> bool:
@@ -60,7 +60,9 @@ class Fault:
         else:
             self.met += kind == self.kind
             happens = kind == self.kind and self.met == self.nth
-        self.fired += happens
+        if happens:
+            self.fired += 1
+            self.happened.set()
         return happens
 
 
@@ -87,7 +89,6 @@ class FaultyDisk(pyfuse3.Operations):
         if fault is None or not fault.concerns(kind, path):
             return ""
         if fault.effect == "hold":
-            fault.held.set()
             await fault.released.wait()
         elif isinstance(fault.effect, int):
             raise pyfuse3.FUSEError(fault.effect)
@@ -262,10 +263,10 @@ class Control:
         """How often the fault has happened."""
         return 0 if self._system.fault is None else self._system.fault.fired
 
-    async def held(self) -> None:
-        """Wait until an operation is held."""
+    async def happened(self) -> None:
+        """Wait until the fault has happened: until an operation is held, where that is what it does."""
         assert self._system.fault is not None
-        await self._system.fault.held.wait()
+        await self._system.fault.happened.wait()
 
     async def counts(self) -> dict[str, int]:
         """How many operations there were of each kind, where the fault that is armed might have happened."""
@@ -313,15 +314,20 @@ def answer(value: Any) -> None:
 
 
 async def obey(control: Control) -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until there are no more; a test that ends while one waits for its answer ends that too."""
+
+    async def answer_to(line: bytes) -> None:
+        name, arguments = json.loads(line)
+        answer(await getattr(control, name)(**arguments))
+
     buffer = b""
-    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as requests:
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as requests, trio.open_nursery() as nursery:
         async for received in requests:
             buffer += received
             *lines, buffer = buffer.split(b"\n")
             for line in lines:
-                name, arguments = json.loads(line)
-                answer(await getattr(control, name)(**arguments))
+                nursery.start_soon(answer_to, line)
+        nursery.cancel_scope.cancel()
 
 
 async def main(mountpoint: str) -> None:

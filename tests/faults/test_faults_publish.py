@@ -5,12 +5,12 @@ import itertools
 import shutil
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import trio
-from faults_kit import ARRAYS, ENDS, TALLY, configure, content_of, drafts_of, versions_of, working
+from drops_kit import ARRAYS
+from faults_kit import ENDS, TALLY, Case, configure, content_of, drafts_of, versions_of, working
 
 from smdaemon.cli.client import Client
 from smdaemon.jobs.states import State
@@ -70,18 +70,6 @@ def looks(path: Path) -> tuple[bytes, int, int]:
     """Content, inode and time of a file."""
     found = path.stat()
     return path.read_bytes(), found.st_ino, found.st_mtime_ns
-
-
-class Case(NamedTuple):
-    """A fault: at which operation, which one, and whether it lasts until it is cleared."""
-
-    kind: str
-    nth: int
-    number: int
-    lasting: bool
-
-    def __str__(self) -> str:
-        return f"{errno.errorcode[self.number]} at {self.kind} {self.nth}{' and on' if self.lasting else ''}"
 
 
 async def test_an_export_survives_a_fault_at_each_of_its_operations(disk, place, everything):
@@ -177,7 +165,7 @@ async def test_a_publish_directory_that_vanishes_is_waited_for(disk, place, kind
         source, step = place.drop()
         disk.ask("arm", kind=kind, nth=1, effect="hold", under="volume")
         job_id = await work.submit(source)
-        await trio.to_thread.run_sync(disk.ask, "held")
+        await trio.to_thread.run_sync(disk.ask, "happened")
         place.volume.rename(gone)
         disk.ask("clear")
         job = await work.reached(job_id, ENDS)
@@ -193,7 +181,7 @@ async def test_a_publish_directory_that_was_removed_is_made_again(disk, place):
         source, step = place.drop()
         disk.ask("arm", kind="fsync", nth=1, effect="hold", under="volume")
         job_id = await work.submit(source)
-        await trio.to_thread.run_sync(disk.ask, "held")
+        await trio.to_thread.run_sync(disk.ask, "happened")
         place.models.rename(place.volume / "moved")
         disk.ask("clear")
         assert (await work.reached(job_id, ENDS)).error.code == "directory-missing"
@@ -208,7 +196,7 @@ async def test_a_disk_that_hangs_holds_up_its_own_export_only(disk, place, kind)
         source, step = place.drop()
         disk.ask("arm", kind=kind, nth=1, effect="hold", under="" if kind == "statfs" else "volume")
         job_id = await work.submit(source)
-        await trio.to_thread.run_sync(disk.ask, "held")
+        await trio.to_thread.run_sync(disk.ask, "happened")
         status = await trio.to_thread.run_sync(Client(work.daemon.config.daemon.control_socket).get, "/v1/status")
         assert (status["phase"], status["workers_busy"]) == ("running", 1)
         await work.published(await work.submit(place.other_drop(), model="tower"))
@@ -225,7 +213,7 @@ async def test_a_cancel_while_the_disk_hangs_takes_effect_when_it_answers(disk, 
         source, _ = place.drop()
         disk.ask("arm", kind="fsync", nth=1, effect="hold", under="volume")
         job_id = await work.submit(source)
-        await trio.to_thread.run_sync(disk.ask, "held")
+        await trio.to_thread.run_sync(disk.ask, "happened")
         nursery.start_soon(work.scheduler.cancel, job_id)
         await trio.testing.wait_all_tasks_blocked()
         disk.ask("clear")
