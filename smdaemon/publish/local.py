@@ -119,7 +119,8 @@ class LocalStore:
     def _ours(self) -> list[str]:
         """The names of our drafts and of what we have hidden."""
         try:
-            return [entry.name for entry in os.scandir(self.root) if entry.name.startswith(self._prefix)]
+            with os.scandir(self.root) as entries:
+                return [entry.name for entry in entries if entry.name.startswith(self._prefix)]
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -92,16 +92,16 @@ def _standing(store: LocalStore, row: Version, adopted: dict[str, str]) -> tuple
 
 def _is_as_old(path: Path, published_at: float) -> bool:
     """Whether the directory may be what was published then: nothing in it, by a look at its top, is younger."""
-    newest = max(entry.stat(follow_symlinks=False).st_mtime for entry in os.scandir(path))
+    with os.scandir(path) as entries:
+        newest = max(entry.stat(follow_symlinks=False).st_mtime for entry in entries)
     return newest <= published_at + _CLOCKS_APART_SECONDS
 
 
 def _links(root: Path) -> list[tuple[str, str]]:
     """The links that lie in the publish directory: what they lead to has a name that somebody uses."""
     try:
-        return [
-            (entry.path, f"the link {entry.name!r} leads to it") for entry in os.scandir(root) if entry.is_symlink()
-        ]
+        with os.scandir(root) as entries:
+            return [(entry.path, f"the link {entry.name!r} leads to it") for entry in entries if entry.is_symlink()]
     except FileNotFoundError:
         return []
 
