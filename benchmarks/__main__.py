@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks import (
     control,
     handoff,
+    handoff_disk,
     idle,
     inspection,
     jax_export,
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         reexport,
         jax_export,
         handoff,
+        handoff_disk,
         training,
         inspection,
         load_one,

@@ -78,22 +78,27 @@ class _Measured:
 
 
 def run(settings: Settings) -> Findings:
-    """A small tree to disk and tmpfs, a large one to disk; numpy and JAX; all peers in turns."""
+    """A tree of 1 GiB to a tmpfs; numpy and JAX; all peers in turns."""
+    return measure(settings, [(settings.size(1 << 30, 32 << 20), "tmpfs")])
+
+
+def measure(settings: Settings, places: Sequence[tuple[int, str]]) -> Findings:
+    """Trees of so many bytes to a "disk" or a "tmpfs"."""
     measured = _Measured(settings)
-    small, large = settings.size(1 << 30, 32 << 20), settings.size(4 << 30, 64 << 20)
+    sizes = sorted({nbytes for nbytes, _ in places})
     turns: dict[str, Callable[[], float]] = {}
     torch = torch_python(settings)
-    for nbytes, where in ((small, "disk"), (small, "tmpfs"), (large, "disk")):
+    for nbytes, where in places:
         for kind in KINDS:
             place: Place = (kind, nbytes, where)
             label = f"{kind}, {nbytes >> 20} MiB, {where}"
             turns[f"{label}: {OURS}"] = partial(measured.ours, place, reserve=True)
             turns[f"{label}: {UNRESERVED}"] = partial(measured.ours, place, reserve=False)
-            for peer, function, python in _peers(kind, torch, whole=nbytes == small):
+            for peer, function, python in _peers(kind, torch, whole=nbytes == sizes[0]):
                 turns[f"{label}: {peer}"] = partial(measured.peer, place, peer, function, python)
     alternate(turns, settings)
     findings = Findings()
-    for nbytes in (small, large):
+    for nbytes in sizes:
         for kind in KINDS:
             findings.rows += _rows(measured, kind, nbytes)
             _check(findings, measured, kind, nbytes)
