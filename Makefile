@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format bench compatibility crash fuzz soak protos lock clean
+.PHONY: demo test lint format bench compatibility crash fuzz soak faults protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -69,6 +69,11 @@ fuzz: $(VENV)/.dev
 # Ten thousand exports by one daemon: its memory and its descriptors stay.
 soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks soak $(ARGS)
+
+# A disk that breaks: needs root, /dev/fuse, and on Debian the packages libfuse3-dev, fuse3 and pkg-config.
+faults: $(VENV)/.dev
+	$(UV) pip install --python $(BIN)/python 'pyfuse3>=3.5'
+	$(BIN)/python -m pytest tests/faults $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-compat dist build

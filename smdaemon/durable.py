@@ -22,6 +22,22 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+def lasting_directory(path: Path, mode: int = 0o777) -> None:
+    """Have a directory at `path`, and its name on the disk; its parent must be there.
+
+    The parent is synced also where the directory is there: who made it may not have come to that. Where a parent may not be read, a
+    directory in it that others made is taken as it is.
+    """
+    made = not path.is_dir()
+    if made:
+        path.mkdir(mode)
+    try:
+        sync_directory(path.parent)
+    except PermissionError:
+        if made:
+            raise
+
+
 def rename_no_replace(source: Path, target: Path) -> bool:
     """Rename `source` unless `target` exists; whether it was renamed.
 

@@ -32,10 +32,12 @@ from smdaemon.daemon.space import SpaceWatch
 from smdaemon.daemon.versions import Versions
 from smdaemon.daemon.view import Condition, View
 from smdaemon.daemon.watches import Watches
-from smdaemon.errors import ConfigError, EnvironmentFault
+from smdaemon.durable import write_atomically
+from smdaemon.errors import ConfigError, EnvironmentFault, fault
 from smdaemon.export.budget import ByteBudget
 from smdaemon.jobs.ledger import Ledger, open_ledger
 from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
+from smdaemon.paths import exists
 from smdaemon.proto import v1
 from smdaemon.publish.local import LocalStore
 from smdaemon.unix_socket import unix_listener
@@ -292,8 +294,13 @@ def _with_fixed(new: DaemonSettings, old: DaemonSettings) -> DaemonSettings:
 
 
 def _owner_of(state: Path) -> str:
-    """The name that marks this state directory's drafts in publish directories; made once."""
+    """The name that marks this state directory's drafts in publish directories; made once, and lasting before there is a draft."""
     path = state / "owner"
-    if not path.exists():
-        path.write_text(uuid.uuid4().hex[:12])
-    return path.read_text()
+    try:
+        owner = path.read_text() if exists(path) else ""
+        if not owner:
+            owner = uuid.uuid4().hex[:12]
+            write_atomically(path, owner.encode())
+    except OSError as error:
+        raise fault(error, "state directory") from error
+    return owner

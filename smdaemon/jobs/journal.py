@@ -8,13 +8,17 @@ at once. Read it through the control socket.
 """
 
 import contextlib
+import os
+import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 import apsw
 
-from smdaemon.errors import ConfigError, EnvironmentFault, SmdaemonError
+from smdaemon.durable import sync_directory
+from smdaemon.errors import ConfigError, EnvironmentFault, SmdaemonError, fault
 from smdaemon.jobs.job import Changes, Job, JobError, Moved, NewJob, Transition, begin, moved
 from smdaemon.jobs.rows import COLUMNS, acceptance_key, to_job, to_row
 from smdaemon.jobs.schema import APPLICATION_ID, MIGRATIONS
@@ -71,12 +75,23 @@ class Journal:
         self._path = path
         self._versions = VersionTable(self._rows)
         with self._translated():
-            self._connection = apsw.Connection(str(path))
             try:
-                self._prepare()
-            except BaseException:
-                self._connection.close()
-                raise
+                self._open()
+            except apsw.CantOpenError as error:
+                raise _why_not_opened(path, error) from error
+            except OSError as error:
+                raise fault(error, "opening the journal") from error
+
+    def _open(self) -> None:
+        self._connection = apsw.Connection(str(self._path))
+        try:
+            self._prepare()
+            sync_directory(
+                self._path.parent
+            )  # so does SQLite for its new files, but it is silent where that is refused
+        except BaseException:
+            self._connection.close()
+            raise
 
     def _prepare(self) -> None:
         connection = self._connection
@@ -85,8 +100,15 @@ class Journal:
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "full")
         connection.pragma("foreign_keys", "on")
-        finding = self._value("PRAGMA quick_check(1)")
+        finding = self._value("PRAGMA quick_check(1)").replace("\n", " ")
         if finding != "ok":
+            code = _PAGE_ERROR.search(finding)
+            if (
+                code is not None and int(code[1]) & 0xFF == apsw.SQLITE_IOERR
+            ):  # what could not be read is not damaged yet
+                raise EnvironmentFault(
+                    "io-error", f"the journal {str(self._path)!r} cannot be read: {finding}", retryable=True
+                )
             raise EnvironmentFault("journal-corrupt", f"the journal {str(self._path)!r} is corrupt: {finding}")
         self._migrate()
 
@@ -314,6 +336,8 @@ class Journal:
             raise foreseen from error
 
 
+_PAGE_ERROR = re.compile(r"error code[= ]([0-9]+)")  # as quick_check tells of a page that it did not get
+
 _FAULTS: dict[type[apsw.Error], tuple[str, bool]] = {
     apsw.FullError: ("disk-full", True),
     apsw.IOError: ("io-error", True),
@@ -324,6 +348,16 @@ _FAULTS: dict[type[apsw.Error], tuple[str, bool]] = {
     apsw.AuthError: ("permission-denied", False),
     apsw.CantOpenError: ("permission-denied", False),
 }
+
+
+def _why_not_opened(path: Path, error: apsw.CantOpenError) -> EnvironmentFault:
+    """SQLite only says that it cannot open a file; who tries by hand is told why. No connection is open: none loses a lock by it."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as refused:
+        return fault(refused, "opening the journal")
+    return EnvironmentFault("io-error", f"{str(error).lower()} (journal {str(path)!r})", retryable=True)
 
 
 def _foreseen(error: apsw.Error, path: Path) -> SmdaemonError | None:

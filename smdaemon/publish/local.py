@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from smdaemon.durable import rename_no_replace, sync_directory
+from smdaemon.durable import lasting_directory, rename_no_replace, sync_directory
 from smdaemon.errors import DropError, fault
 
 MAX_VERSION = 2**63 - 1
@@ -36,7 +36,9 @@ class LocalStore:
         """
         path = self.root / f"{self._prefix}{name}"
         try:
-            self._make_root()
+            # Not its parents: an unmounted volume must not be written over. Once there is a version its name has lasted.
+            if not self.root.is_dir() or not self.versions():
+                lasting_directory(self.root)
             self.discard(path)
             if not os.access(self.root, os.W_OK | os.X_OK):
                 path.mkdir()  # it says why: forbidden, read-only or broken are not the same
@@ -44,18 +46,6 @@ class LocalStore:
         except OSError as error:
             raise fault(error, "publish directory") from error
         return path
-
-    def _make_root(self) -> None:
-        made = not self.root.is_dir()
-        if made:
-            self.root.mkdir()  # not its parents: an unmounted volume must not be written over
-        # Until there is a version: an earlier attempt may have made the folder and not come to its sync.
-        if made or not self.versions():
-            try:
-                sync_directory(self.root.parent)
-            except PermissionError:
-                if made:
-                    raise
 
     def commit(self, draft: Path, version: int) -> Path:
         """Publish `draft` as `version` by one rename; the path of the version directory.

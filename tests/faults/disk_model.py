@@ -132,13 +132,29 @@ class Disk:
 
     def cut(self, acts: int, kept: Kept) -> Self:
         """The disk as it comes up again after a power loss behind so many acts; new nodes get numbers that none had before."""
-        disk = type(self)()
-        disk.nodes = {number: _copy(node) for number, node in self._began.items()}
-        for name, arguments in self.acts[:acts]:
-            getattr(disk, name)(*arguments)
-        disk.nodes = {node.number: node for node in disk._left(kept)}
+        disk = self._at_the_beginning()
+        for act in self.acts[:acts]:
+            disk._do(act)
+        disk.nodes = disk._left(kept)
         disk._next = self._next
         disk.begin()
+        return disk
+
+    def cuts(self, kept: Kept) -> Iterator[int]:
+        """After how many acts a power loss leaves something else than one act earlier, 0 first."""
+        disk = self._at_the_beginning()
+        before = None
+        for done in range(len(self.acts) + 1):
+            if done:
+                disk._do(self.acts[done - 1])
+            left = disk._left(kept)
+            if left != before:
+                yield done
+            before = left
+
+    def _at_the_beginning(self) -> Self:
+        disk = type(self)()
+        disk.nodes = {number: _copy(node) for number, node in self._began.items()}
         return disk
 
     def tree(self, number: int = ROOT, path: str = "") -> dict[str, bytes | None]:
@@ -152,28 +168,36 @@ class Disk:
                 found |= self.tree(child, f"{below}/")
         return found
 
-    def _left(self, kept: Kept) -> Iterator[Node]:
-        """The nodes that a power loss leaves, each as it leaves it."""
+    def _left(self, kept: Kept) -> dict[int, Node]:
+        """The nodes that a power loss leaves, each as it leaves it; nothing is changed."""
+        left: dict[int, Node] = {}
         waiting = [ROOT]
-        seen = set()
         while waiting:
             node = self.nodes[waiting.pop()]
-            if node.number in seen:
+            if node.number in left:
                 continue
-            seen.add(node.number)
+            left[node.number] = copy = Node(node.number, node.mode, node.mtime_ns)
+            content, mtime_ns = node.synced
             if node.entries is not None:
-                node.entries = dict(node.synced_entries if kept is Kept.NOTHING else node.entries)
-                waiting += node.entries.values()
-            elif kept is not Kept.EVERYTHING:
-                content, mtime_ns = node.synced
-                length = len(node.content) if kept is Kept.LENGTHS else len(content)
-                node.content = bytearray(content[:length].ljust(length, b"\0"))
-                node.mtime_ns = mtime_ns or node.mtime_ns
-            yield node
+                copy.entries = dict(node.synced_entries if kept is Kept.NOTHING else node.entries)
+                copy.mtime_ns = mtime_ns if kept is Kept.NOTHING else node.mtime_ns
+                waiting += copy.entries.values()
+                continue
+            length = len(node.content) if kept is Kept.LENGTHS else len(content)
+            copy.content = bytearray(content[:length].ljust(length, b"\0"))
+            if kept is Kept.EVERYTHING:
+                copy.content = bytearray(node.content)
+            elif mtime_ns:
+                copy.mtime_ns = mtime_ns
+        return left
 
     def _act(self, name: str, *arguments: Any) -> None:
-        getattr(self, name)(*arguments)
+        self._do((name, arguments))
         self.acts.append((name, arguments))
+
+    def _do(self, act: tuple[str, tuple[Any, ...]]) -> None:
+        name, arguments = act
+        getattr(self, name)(*arguments)
 
     def _make(self, parent: int, name: bytes, number: int, mode: int, directory: bool, now: int) -> None:  # noqa: PLR0917 - an act is its arguments
         self.nodes[number] = Node(number, mode, now, entries={} if directory else None)
@@ -215,9 +239,8 @@ class Disk:
 
 
 def _sync(node: Node) -> None:
-    if node.entries is None:
-        node.synced = (bytes(node.content), node.mtime_ns)
-    else:
+    node.synced = (bytes(node.content), node.mtime_ns)
+    if node.entries is not None:
         node.synced_entries = dict(node.entries)
 
 

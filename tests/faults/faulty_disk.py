@@ -301,6 +301,10 @@ class Control:
         self._system.power_ends = None
         self._system.disk = self._cut_from.cut(acts, Kept(kept))
 
+    async def cuts(self, kept: str) -> list[int]:
+        """After how many acts since the last `begin` a power loss leaves something else than one act earlier."""
+        return list(self._cut_from.cuts(Kept(kept)))
+
     async def tree(self) -> dict[str, str | None]:
         """Every path, and the content of files as latin-1."""
         found = self._system.disk.tree()

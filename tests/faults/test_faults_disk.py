@@ -71,6 +71,9 @@ def test_a_cut_is_the_same_whether_the_acts_behind_it_were_done_or_not(steps, da
         seen += [_left(disk)] * (len(disk.acts) + 1 - len(seen))
     acts = data.draw(st.integers(0, len(disk.acts)))
     assert [disk.cut(acts, kept).tree() for kept in Kept] == seen[acts]
+    for number, kept in enumerate(Kept):
+        latest = max(cut for cut in disk.cuts(kept) if cut <= acts)
+        assert seen[latest][number] == seen[acts][number]
 
 
 def _left(disk: Disk) -> list[dict[str, bytes | None]]:
