@@ -81,20 +81,20 @@ class Watch:
 
     def __init__(self) -> None:
         self.load = os.getloadavg()[0]
-        before = _cpu_ticks()
+        before = cpu_ticks()
         time.sleep(1)
-        self.busy = _share(before, _cpu_ticks(), idle=True)
+        self.busy = share_of(before, cpu_ticks(), idle=True)
 
     def __enter__(self) -> Self:
-        self._before, self._own_before = _cpu_ticks(), _own_seconds()
+        self._before, self._own_before = cpu_ticks(), _own_seconds()
         return self
 
     def __exit__(self, *_: object) -> None:
-        after = _cpu_ticks()
-        self.stolen = _share(self._before, after, idle=False)
+        after = cpu_ticks()
+        self.stolen = share_of(self._before, after, idle=False)
         seconds = (sum(after) - sum(self._before)) / os.sysconf("SC_CLK_TCK") or 1
         own = (_own_seconds() - self._own_before) / seconds
-        self.others = max(0.0, _share(self._before, after, idle=True) - self.stolen - own)
+        self.others = max(0.0, share_of(self._before, after, idle=True) - self.stolen - own)
 
     @property
     def was_idle(self) -> bool:
@@ -112,7 +112,7 @@ class Watch:
         }
 
 
-def _cpu_ticks() -> list[int]:
+def cpu_ticks() -> list[int]:
     """The first line of /proc/stat: user nice system idle iowait irq softirq steal, of all cores together."""
     return [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
 
@@ -125,7 +125,7 @@ def _own_seconds() -> float:
     )
 
 
-def _share(before: list[int], after: list[int], *, idle: bool) -> float:
+def share_of(before: list[int], after: list[int], *, idle: bool) -> float:
     """With `idle` the share of time that was not idle, else the share that was stolen."""
     spent = [new - old for old, new in zip(before, after, strict=True)]
     total = sum(spent) or 1
