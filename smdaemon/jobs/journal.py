@@ -8,6 +8,7 @@ at once. Read it through the control socket.
 """
 
 import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -75,22 +76,15 @@ class Journal:
         self._path = path
         self._versions = VersionTable(self._rows)
         with self._translated():
-            try:
-                self._open()
-            except apsw.CantOpenError as error:
-                raise _why_not_opened(path, error) from error
-            except OSError as error:
-                raise fault(error, "opening the journal") from error
-
-    def _open(self) -> None:
-        self._connection = apsw.Connection(str(self._path))
+            self._connection = apsw.Connection(str(path))
         try:
-            self._prepare()
-            sync_directory(
-                self._path.parent
-            )  # so does SQLite for its new files, but it is silent where that is refused
-        except BaseException:
+            with self._translated():
+                self._prepare()
+            sync_directory(path.parent)  # so does SQLite for its new files, but it is silent where that is refused
+        except BaseException as error:
             self._connection.close()
+            if isinstance(error, OSError):
+                raise fault(error, "opening the journal") from error
             raise
 
     def _prepare(self) -> None:
@@ -100,17 +94,29 @@ class Journal:
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "full")
         connection.pragma("foreign_keys", "on")
-        finding = self._value("PRAGMA quick_check(1)").replace("\n", " ")
+        finding = self._checked()
         if finding != "ok":
-            code = _PAGE_ERROR.search(finding)
-            if (
-                code is not None and int(code[1]) & 0xFF == apsw.SQLITE_IOERR
-            ):  # what could not be read is not damaged yet
-                raise EnvironmentFault(
-                    "io-error", f"the journal {str(self._path)!r} cannot be read: {finding}", retryable=True
-                )
-            raise EnvironmentFault("journal-corrupt", f"the journal {str(self._path)!r} is corrupt: {finding}")
+            raise self._damage(finding)
         self._migrate()
+
+    def _checked(self) -> str:
+        """What SQLite says after a look at every page: "ok", or what is wrong with the first that is not."""
+        return str(self._value("PRAGMA quick_check(1)")).replace("\n", " ")
+
+    def _damaged(self, error: apsw.CorruptError) -> EnvironmentFault:
+        """What SQLite's complaint means: it calls a page damaged, too, that the disk did not give it."""
+        try:
+            return self._damage(self._checked())
+        except apsw.Error as again:
+            return self._damage(_UNREAD if isinstance(again, apsw.IOError) else str(error).lower())
+
+    def _damage(self, finding: str) -> EnvironmentFault:
+        """A page that was not read is not damaged: who moved the journal away for that would lose its jobs."""
+        code = _PAGE_ERROR.search(_UNREAD if finding == "ok" else finding)
+        if code is not None and int(code[1]) & 0xFF == apsw.SQLITE_IOERR:
+            message = f"the journal {str(self._path)!r} cannot be read: {code[0]}"
+            return EnvironmentFault("io-error", message, retryable=True)
+        return EnvironmentFault("journal-corrupt", f"the journal {str(self._path)!r} is corrupt: {finding}")
 
     def _migrate(self) -> None:
         version = int(self._value("PRAGMA user_version"))
@@ -329,6 +335,8 @@ class Journal:
     def _translated(self) -> Iterator[None]:
         try:
             yield
+        except apsw.CorruptError as error:
+            raise self._damaged(error) from error
         except apsw.Error as error:
             foreseen = _foreseen(error, self._path)
             if foreseen is None:
@@ -336,25 +344,26 @@ class Journal:
             raise foreseen from error
 
 
-_PAGE_ERROR = re.compile(r"error code[= ]([0-9]+)")  # as quick_check tells of a page that it did not get
+# How quick_check tells of a page that it did not get; the code is one of SQLite's.
+_PAGE_ERROR = re.compile(r"error code[= ]([0-9]+)")
+_UNREAD = f"error code {apsw.SQLITE_IOERR}"
 
 _FAULTS: dict[type[apsw.Error], tuple[str, bool]] = {
     apsw.FullError: ("disk-full", True),
     apsw.IOError: ("io-error", True),
-    apsw.CorruptError: ("journal-corrupt", False),
     apsw.NotADBError: ("journal-corrupt", False),
     apsw.ReadOnlyError: ("read-only", False),
     apsw.PermissionsError: ("permission-denied", False),
     apsw.AuthError: ("permission-denied", False),
-    apsw.CantOpenError: ("permission-denied", False),
 }
 
 
 def _why_not_opened(path: Path, error: apsw.CantOpenError) -> EnvironmentFault:
-    """SQLite only says that it cannot open a file; who tries by hand is told why. No connection is open: none loses a lock by it."""
+    """SQLite says no more than that; who tries by hand is told why. Not with its own file: to close that would drop its locks."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
         tempfile.TemporaryFile(dir=path.parent).close()
+        if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     except OSError as refused:
         return fault(refused, "opening the journal")
     return EnvironmentFault("io-error", f"{str(error).lower()} (journal {str(path)!r})", retryable=True)
@@ -365,8 +374,8 @@ def _foreseen(error: apsw.Error, path: Path) -> SmdaemonError | None:
     said = f"{str(error).lower()} (journal {str(path)!r})"
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return ConfigError("state-dir-locked", said)
-    if isinstance(error, apsw.CantOpenError) and not path.parent.is_dir():
-        return EnvironmentFault("directory-missing", said)
+    if isinstance(error, apsw.CantOpenError):
+        return _why_not_opened(path, error)
     if (known := _FAULTS.get(type(error))) is None:
         return None
     code, retryable = known

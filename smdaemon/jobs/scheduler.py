@@ -8,6 +8,7 @@ is being cancelled in `_held`: between choosing and moving there are awaits, and
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import trio
@@ -282,9 +283,9 @@ class Scheduler:
             with bound(job=attempt.job.id, model=attempt.job.model):
                 outcome = await self._outcome(attempt)
                 if outcome is not None:
-                    await self._record(attempt, outcome)
+                    await self._insist(attempt.job, partial(self._record, attempt, outcome))
                     if outcome.event is Event.PUBLISH and self._policy(attempt.job.model).on_backlog == "latest":
-                        await self._supersede_older(attempt.job)
+                        await self._insist(attempt.job, partial(self._supersede_older, attempt.job))
         finally:
             self._end(attempt)
 
@@ -341,25 +342,23 @@ class Scheduler:
         return _failed(attempt, Event.FAIL, JobError("internal-error", message, CODES["internal-error"].remedy))
 
     async def _record(self, attempt: Attempt, outcome: _Outcome) -> None:
-        """Move the job by its outcome, as often as it takes: the disk of the journal may be the full one."""
+        """Move the job by its outcome."""
+        await self._ledger.move(
+            attempt.job.id, outcome.event, reason=outcome.reason, publication=outcome.publication, **outcome.changes
+        )
+
+    async def _insist(self, job: Job, act: Callable[[], Awaitable[None]]) -> None:
+        """Do `act`, as often as it takes: the disk of the journal may be the full one."""
         tries = 0
         while True:
             tries += 1
             try:
-                await self._ledger.move(
-                    attempt.job.id,
-                    outcome.event,
-                    reason=outcome.reason,
-                    publication=outcome.publication,
-                    **outcome.changes,
-                )
+                return await act()
             except EnvironmentFault as fault:
                 if not fault.retryable:
                     raise
-                _log.error("the journal refuses; trying again", job=attempt.job.id, code=fault.code)
+                _log.error("the journal refuses; trying again", job=job.id, code=fault.code)
                 await trio.sleep(delay(tries, self._rng))
-            else:
-                return
 
 
 def _tell_of_failure_while_stopping(attempt: Attempt, error: BaseException) -> None:

@@ -2,12 +2,13 @@
 
 import errno
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import trio
+from disk_kit import MountedDisk
 
 from smdaemon.config import load_config
 from smdaemon.daemon.daemon import Daemon
@@ -91,18 +92,49 @@ class Working:
             while self.ledger.open_jobs:
                 await self._moved.wait()
 
+    async def settled(self, jobs: int) -> None:
+        """Wait until there are so many jobs, and all have ended."""
+        with trio.fail_after(PATIENCE_SECONDS):
+            while self.ledger.open_jobs or sum(self.ledger.counts().values()) < jobs:
+                await self._moved.wait()
+
+    async def tick(self) -> None:
+        """Let the daemon do something."""
+        await trio.lowlevel.checkpoint()
+
+    @asynccontextmanager
+    async def mending(self, disk: MountedDisk | None) -> AsyncIterator[None]:
+        """A disk that is broken is mended during the block, once it was met three times, or by its end."""
+        async with trio.open_nursery() as nursery:
+            if disk is not None:
+                nursery.start_soon(_mend, disk)
+            yield
+            nursery.cancel_scope.cancel()
+        if disk is not None:
+            disk.ask("clear")
+
 
 @asynccontextmanager
-async def working(config: Path, meanwhile: Callable[[], Awaitable[None]] | None = None) -> AsyncIterator[Working]:
-    """A daemon on that configuration; `meanwhile` runs while it starts."""
+async def working(config: Path, broken: MountedDisk | None = None) -> AsyncIterator[Working]:
+    """A daemon on that configuration. A disk that is `broken` is mended once the daemon runs, or has met the fault three times."""
     daemon = Daemon(config, load_config(config))
     async with trio.open_nursery() as nursery:
         with trio.fail_after(PATIENCE_SECONDS):
-            if meanwhile is not None:
-                nursery.start_soon(meanwhile)
-            await nursery.start(daemon.run)
+            async with trio.open_nursery() as starting:
+                if broken is not None:
+                    starting.start_soon(_mend, broken)
+                await nursery.start(daemon.run)
+                starting.cancel_scope.cancel()
+        if broken is not None:
+            broken.ask("clear")
         yield Working(daemon)
         daemon.stop()
+
+
+async def _mend(disk: MountedDisk) -> None:
+    while disk.ask("fired") < 3:
+        await trio.lowlevel.checkpoint()
+    disk.ask("clear")
 
 
 def configure(

@@ -245,28 +245,26 @@ class Control:
     def __init__(self, system: FaultyDisk) -> None:
         self._system = system
         self._cut_from = system.disk
+        self._armed = Fault("none", 0, 0)
 
     async def arm(self, **fault: Any) -> None:
         """Have one fault happen, in place of any other; operations are counted anew."""
-        self._system.fault = Fault(**fault)
+        self._armed = self._system.fault = Fault(**fault)
         self._system.counts.clear()
 
     async def clear(self) -> int:
-        """No fault any more; how often there was one."""
-        fault, self._system.fault = self._system.fault, None
-        if fault is None:
-            return 0
-        fault.released.set()
-        return fault.fired
+        """No fault any more; how often it has happened."""
+        self._system.fault = None
+        self._armed.released.set()
+        return self._armed.fired
 
     async def fired(self) -> int:
-        """How often the fault has happened."""
-        return 0 if self._system.fault is None else self._system.fault.fired
+        """How often the fault that was armed last has happened."""
+        return self._armed.fired
 
     async def happened(self) -> None:
         """Wait until the fault has happened: until an operation is held, where that is what it does."""
-        assert self._system.fault is not None
-        await self._system.fault.happened.wait()
+        await self._armed.happened.wait()
 
     async def counts(self) -> dict[str, int]:
         """How many operations there were of each kind, where the fault that is armed might have happened."""

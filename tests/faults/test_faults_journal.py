@@ -33,7 +33,7 @@ OPERATIONS = (
 )
 # What each may be called. SQLite passes no reason on but that there is no space.
 FAULTS = {
-    errno.EIO: {"io-error", "journal-corrupt"},
+    errno.EIO: {"io-error"},
     errno.ENOSPC: {"disk-full", "io-error"},
     errno.EROFS: {"read-only", "io-error"},
 }

@@ -3,7 +3,6 @@
 import errno
 import itertools
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -136,11 +135,6 @@ def _by_request(runs: Path) -> Path:
     return request
 
 
-async def _mended_once_broken(disk) -> None:
-    await trio.to_thread.run_sync(disk.ask, "happened")
-    disk.ask("clear")
-
-
 @pytest.mark.parametrize("drop", [_by_name, _by_metadata, _by_request])
 async def test_a_fault_while_a_drop_is_found_loses_nothing(disk, tmp_path, drop, everything):
     """Whichever look of the watch and of the intake a broken disk refuses: once it is mended the drop is exported, once, by itself."""
@@ -161,7 +155,7 @@ async def test_a_fault_while_a_drop_is_found_loses_nothing(disk, tmp_path, drop,
         for path in place.runs.glob("*.result.json"):
             path.unlink()
         disk.ask("arm", kind=kind, nth=nth, effect=errno.EIO, lasting=True, under="runs")
-        async with working(config, partial(_mended_once_broken, disk)) as work:
+        async with working(config, disk) as work:
             TALLY["drops that were found through faults"] += 1
             work.daemon._watches.rescan()
             job = await work.published(1)
