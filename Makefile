@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format bench compatibility crash fuzz soak faults protos lock clean
+.PHONY: demo test lint format bench compatibility crash fuzz load soak faults fuse audit protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -13,8 +13,13 @@ $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
 
+# What the dashboard stands on, as the npm registry has it: nothing is built.
+smdaemon/control/page/vendor: dashboard/package-lock.json dashboard/vendor.py
+	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix dashboard
+	$(PYTHON) dashboard/vendor.py
+
 # What runs: the runtime dependencies only.
-$(VENV)/.run: requirements/run.txt pyproject.toml | $(BIN)/uv
+$(VENV)/.run: requirements/run.txt pyproject.toml smdaemon/control/page/vendor | $(BIN)/uv
 	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/run.txt
 	$(UV) pip install --python $(BIN)/python --no-deps -e .
 	touch $@
@@ -57,10 +62,15 @@ lock: | $(BIN)/uv
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group test --group dev \
 	    -c requirements/run.txt -o requirements/dev.txt
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group build -o requirements/build.txt
+	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group faults -c requirements/dev.txt -o requirements/faults.txt
 
 # The long form of the crash tests: hundreds of daemons killed at every boundary and at random. CI runs a short one.
 crash: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/crash --crash-stride 1 --crash-rounds 200 $(ARGS)
+
+# Twenty thousand drops at once, a thousand requests, clients that idle or do not read. CI tries a part of it.
+load: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/load --load-scale 1 $(ARGS)
 
 # Hundreds of thousands of broken inputs for every parser. CI tries some.
 fuzz: $(VENV)/.dev
@@ -70,10 +80,18 @@ fuzz: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks soak $(ARGS)
 
-# A disk that breaks: needs root, /dev/fuse, and on Debian the packages libfuse3-dev, fuse3 and pkg-config.
-faults: $(VENV)/.dev
-	$(UV) pip install --python $(BIN)/python 'pyfuse3>=3.5'
-	$(BIN)/python -m pytest tests/faults $(ARGS)
+# A disk that breaks: needs root and /dev/fuse.
+faults: fuse
+	SMDAEMON_FAULTS=all $(BIN)/python -m pytest tests/faults $(ARGS)
+
+# What tests/faults mount their disk with; without it they are skipped. On Debian root is given the packages that it is built with.
+fuse: $(VENV)/.dev
+	pkg-config --exists fuse3 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libfuse3-dev fuse3 pkg-config; }
+	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/faults.txt
+
+# Which releases of what runs have known faults, or were withdrawn.
+audit: | $(BIN)/uv
+	$(BIN)/python requirements/audit.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-compat dist build

@@ -33,7 +33,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     control_socket: str
     # octal permission bits of that socket
     control_mode: Annotated[str, msgspec.Meta(pattern="^0?[0-7]{3}$")] = "0660"
-    # HOST:PORT on loopback, or empty for no TCP
+    # HOST:PORT on loopback, or anywhere with control_tls_cert; empty for no TCP
     control_listen: str = ""
     # unix socket on which trainers hand tensors over, or empty for none
     handoff_socket: str = ""
@@ -49,6 +49,10 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     control_users: list[str] = msgspec.field(default_factory=list)
     # a file with the token that acting over TCP takes; empty: over TCP nobody may act
     control_token_file: str = ""
+    # a file with the certificate, and those up to its authority, that the control port shows: it speaks TLS then, and takes the token
+    control_tls_cert: str = ""
+    # a file with the key of that certificate
+    control_tls_key: str = ""
     # exports that run at the same time
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     # bytes of host memory that exports may hold together, page cache aside
@@ -115,6 +119,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     watch: str
     # the directory that holds the numbered version directories
     publish: str
+    # read what links in the watch directory lead to, wherever it lies: who can write there can then publish what the daemon can read
+    follow_links: bool = False
     # look into sub-directories too
     recursive: bool = False
     # whether finished outputs are exported by themselves, or only when a request names them
@@ -189,7 +195,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     exclude: list[str] = msgspec.field(default_factory=list)
     # tensor name in the drop -> name in the SavedModel
     rename: dict[str, str] = msgspec.field(default_factory=dict)
-    # bytes a second that an export writes at most, such as "200MB"; empty for no limit
+    # bytes a second that an export writes, and reads back, at most, such as "200MB"; empty for no limit
     write_rate: str = ""
     # data files of variables/, written in parallel; 0 chooses by size
     shards: Annotated[int, msgspec.Meta(ge=0, le=99999)] = 0
@@ -346,6 +352,11 @@ def _check(config: Config, path: Path, lines: _Lines) -> None:
 def _check_daemon(daemon: DaemonSettings, path: Path, refuse: Callable[..., ConfigError]) -> None:
     for key in ("host_memory", "handoff_memory", "min_free"):
         _check_size(daemon, key, "$.daemon", refuse)
+    if daemon.control_tls_cert or daemon.control_tls_key:
+        for key in ("control_tls_cert", "control_tls_key", "control_token_file"):
+            if not getattr(daemon, key):
+                message = f"TLS on the control port takes {key} too"
+                raise refuse("config-conflict", "$.daemon.control_tls_cert", message, f"set {key}")
     if daemon.handoff_socket and _normal(daemon.handoff_socket, path) == _normal(daemon.control_socket, path):
         message = "handoff_socket and control_socket are the same"
         raise refuse("config-conflict", "$.daemon.handoff_socket", message, "give each a path of its own")
@@ -389,6 +400,8 @@ def _absolute(config: Config, folder: Path) -> Config:
         config.daemon,
         state_dir=str(folder / config.daemon.state_dir),
         control_socket=str(folder / config.daemon.control_socket),
+        control_tls_cert=config.daemon.control_tls_cert and str(folder / config.daemon.control_tls_cert),
+        control_tls_key=config.daemon.control_tls_key and str(folder / config.daemon.control_tls_key),
         control_token_file=config.daemon.control_token_file and str(folder / config.daemon.control_token_file),
         handoff_socket=config.daemon.handoff_socket and str(folder / config.daemon.handoff_socket),
     )

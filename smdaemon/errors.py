@@ -144,6 +144,14 @@ CODES: dict[str, Code] = {
         "the source holds pickled Python objects, which are never loaded", "save plain numeric arrays"
     ),
     "source-empty": Code("the source holds no tensors", "save at least one tensor"),
+    "source-link": Code(
+        "a link would lead from a drop to another file, and links of drops are not followed",
+        "put the file itself there; where all who can write there may have what the daemon can read, set follow_links = true for the model",
+    ),
+    "source-outside": Code(
+        "a drop names a file outside of the model's watch directory",
+        "put all of the drop beneath the watch directory",
+    ),
     "source-changed": Code(
         "the source changed while it was read", "rename finished files into place and leave them alone"
     ),
@@ -305,6 +313,10 @@ CODES: dict[str, Code] = {
     "version-unknown": Code(
         "this daemon published no such version, or it is no longer there",
         "list what there is with: smdaemon versions MODEL",
+    ),
+    "too-many-connections": Code(
+        "the control socket serves as many connections as it will of those who may not act",
+        "see whose they are with: ss -xp; the daemon's owner is let in all the same",
     ),
     "not-allowed": Code("whoever asks may not have this done", "ask the daemon's owner, or be one of control_users"),
     "usage": Code("the command line or the request to the socket is off", "see: smdaemon --help"),

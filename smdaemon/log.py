@@ -17,6 +17,9 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from smdaemon.journald import is_journal, with_priority
+from smdaemon.recent_lines import RecentLines
+
+RECENT = RecentLines()
 
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -71,6 +74,7 @@ def configure(level: LogLevel = "info", fmt: LogFormat = "auto") -> None:
             structlog.processors.format_exc_info,
             without_secrets,
             printable,
+            RECENT,
             *([_indented] if text else []),
             _prioritised(renderer) if is_journal(sys.stderr) else renderer,
         ],

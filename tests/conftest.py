@@ -30,9 +30,10 @@ def cpp_load(shared: Path) -> ModuleType:
 
 
 def pytest_addoption(parser):
-    """How long the crash and the fuzz tests are: options are only taken from this file; `make crash` and `make fuzz` make them long."""
+    """How long the slow suites are: options are only taken from this file; `make crash`, `make fuzz` and `make load` make them long."""
     parser.addoption("--crash-rounds", type=int, default=8, help="daemons that are killed under load")
     parser.addoption("--crash-stride", type=int, default=9, help="of the boundaries each N-th is tried")
     parser.addoption("--crash-seed", type=int, default=1, help="where and when they are killed")
+    parser.addoption("--load-scale", type=float, default=0.02, help="what part of the long form's load is made")
     parser.addoption("--fuzz-examples", type=int, default=300, help="broken inputs for each parser")
     parser.addoption("--fuzz-seed", type=int, default=1, help="how they are broken")

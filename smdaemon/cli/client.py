@@ -1,19 +1,22 @@
-"""Talks to the daemon: HTTP over its unix socket, or over loopback TCP. Standard library only, so that commands start fast."""
+"""Talks to the daemon: HTTP over its unix socket, over loopback TCP, or over TLS. Standard library only, so that commands start fast."""
 
 import http.client
 import json
 import os
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError
+from smdaemon.loopback import is_loopback
 
 DEFAULT_SOCKET = "/run/smdaemon/control.sock"
 SOCKET_VARIABLE = "SMDAEMON_SOCKET"
 TOKEN_VARIABLE = "SMDAEMON_TOKEN_FILE"  # noqa: S105 - the name of a variable that names a file
+CA_VARIABLE = "SMDAEMON_CA_FILE"
 
 Json = dict[str, Any]
 
@@ -51,7 +54,7 @@ class _UnixConnection(http.client.HTTPConnection):
 class Client:
     """One daemon's control socket; every call makes a connection of its own.
 
-    `address` is a path or 'http://127.0.0.1:PORT'; None for $SMDAEMON_SOCKET or the default path.
+    `address` is a path, 'http://127.0.0.1:PORT' or 'https://HOST:PORT'; None for $SMDAEMON_SOCKET or the default path.
     Calls raise RemoteError for the daemon's own errors, ConfigError no-daemon and EnvironmentFault permission-denied.
     """
 
@@ -114,11 +117,17 @@ class Client:
             port = parts.port
         except ValueError:
             port = None
-        if parts.scheme != "http" or not parts.hostname or port is None:
+        if parts.scheme not in {"http", "https"} or not parts.hostname or port is None:
             raise ConfigError(
                 "usage",
                 f"the address {self.address!r} is not understood",
-                remedy="give a path or http://127.0.0.1:PORT",
+                remedy="give a path, http://127.0.0.1:PORT or https://HOST:PORT",
+            )
+        if parts.scheme == "https":
+            return http.client.HTTPSConnection(parts.hostname, port, timeout=timeout, context=_authorities())
+        if TOKEN_VARIABLE in os.environ and not is_loopback(parts.hostname):
+            raise ConfigError(
+                "usage", f"the token is not sent to {self.address!r} in the clear", remedy="use https, or unset it"
             )
         return http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
 
@@ -144,6 +153,15 @@ class Client:
         else:
             reason = f"what answers there is no smdaemon: {error or type(error).__name__}"
         return ConfigError("no-daemon", f"no daemon answers on {self.address!r}: {reason}")
+
+
+def _authorities() -> ssl.SSLContext:
+    """Who may vouch for the daemon: those in the file that $SMDAEMON_CA_FILE names, else those that the system trusts."""
+    path = os.environ.get(CA_VARIABLE)
+    try:
+        return ssl.create_default_context(cafile=path or None)
+    except OSError as error:
+        raise ConfigError("usage", f"{CA_VARIABLE} names {path!r}, which cannot be used: {error}") from error
 
 
 def _authorization() -> dict[str, str]:

@@ -24,7 +24,10 @@ class _Bar:
         self._progress.advance(self._task, nbytes)
 
     def verifying(self) -> None:
-        self._progress.update(self._task, description="verifying")
+        self._progress.reset(self._task, description="verifying")
+
+    def read_back(self, nbytes: int) -> None:
+        self._progress.advance(self._task, nbytes)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Who may do what over the control socket: whoever can connect may read; acting is for the daemon's owner and whom the owner names.
 
-On the unix socket the kernel says who has connected. TCP says nothing of the kind, so there acting takes a token.
+On the unix socket the kernel says who has connected. TCP says nothing of the kind, so there acting takes a token. Over TLS, where
+other machines can connect, reading takes it too; only the health probes answer anyone.
 """
 
 import hmac
@@ -11,10 +12,15 @@ from pathlib import Path
 
 from starlette.requests import Request
 
+from smdaemon.control.pages import is_page
 from smdaemon.control.render import HttpError
 from smdaemon.errors import ConfigError, fault
 from smdaemon.unix_socket import uid_of
 
+PROBES = ("/healthz", "/readyz")
+"""What answers without a token: whoever asks learns one bit."""
+
+_SHOW_TOKEN = "send Authorization: Bearer TOKEN (SMDAEMON_TOKEN_FILE for smdaemon's commands)"  # noqa: S105 - a remedy
 _TOKEN_LETTERS = 16
 """A token has at least so many: one that is guessed is none."""
 
@@ -26,25 +32,38 @@ class Access:
     users: frozenset[int]
     token: str = ""
 
-    def check(self, request: Request) -> None:
-        """HttpError 403 for a request that wants something done and comes from one who may not."""
-        if request.method in {"GET", "HEAD"}:
-            return
-        uid = getattr(request.state, "peer_uid", None)
-        if uid is not None and uid not in self.users:
-            raise _refused(f"user {uid} may read here, not act", "ask the daemon's owner, or be one of control_users")
-        if uid is None and not self._shows_token(request.headers.get("authorization", "")):
-            raise _refused(
-                "over TCP acting takes the token of control_token_file",
-                "use the unix socket, or send Authorization: Bearer TOKEN (SMDAEMON_TOKEN_FILE for smdaemon's commands)",
-            )
+    def may_act(self, request: Request) -> bool:
+        """Whether whoever asks may have something done."""
+        uid = _uid_of(request)
+        return self._shows_token(request) if uid is None else uid in self.users
 
-    def _shows_token(self, header: str) -> bool:
-        kind, _, token = header.partition(" ")
+    def check(self, request: Request) -> None:
+        """HttpError 403 for a request of one who may not."""
+        path = request.url.path
+        open_to_all = path in PROBES or is_page(path)
+        if request.url.scheme == "https" and not open_to_all and not self._shows_token(request):
+            raise _refused("over TLS every request takes the token of control_token_file", _SHOW_TOKEN)
+        if request.method in {"GET", "HEAD"} or self.may_act(request):
+            return
+        uid = _uid_of(request)
+        if uid is not None:
+            raise _refused(f"user {uid} may read here, not act", "ask the daemon's owner, or be one of control_users")
+        raise _refused(
+            "over TCP acting takes the token of control_token_file", f"use the unix socket, or {_SHOW_TOKEN}"
+        )
+
+    def _shows_token(self, request: Request) -> bool:
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
         # whatever it is compared with, it takes as long
         return (
             kind.lower() == "bearer" and bool(self.token) and hmac.compare_digest(token.encode(), self.token.encode())
         )
+
+
+def _uid_of(request: Request) -> int | None:
+    """Who has connected, as the kernel says it; None over TCP."""
+    uid: int | None = getattr(request.state, "peer_uid", None)
+    return uid
 
 
 def access_of(users: Iterable[str], token_file: str = "") -> Access:

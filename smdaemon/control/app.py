@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import trio
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from smdaemon.control import guard, openapi, query
+from smdaemon.control import guard, openapi, pages, query
 from smdaemon.control.access import Access
 from smdaemon.control.backend import Backend
 from smdaemon.control.events import EventStream
@@ -33,6 +34,7 @@ from smdaemon.proto import v1
 _log = get_logger("control")
 
 MAX_BODY_BYTES = 1 << 20
+BODY_SECONDS = 30.0
 _MAX_DROPPED_BYTES = 16 << 20
 _MAX_ID = 2**63 - 1
 
@@ -41,7 +43,14 @@ Handler = Callable[[Backend, Request], Awaitable[Response]]
 
 async def _status(backend: Backend, request: Request) -> Response:
     query.only(request)
-    return message_response(backend.status(), request.headers)
+    status = backend.status()
+    status.may_act = request.state.may_act
+    return message_response(status, request.headers)
+
+
+async def _history(backend: Backend, request: Request) -> Response:
+    query.only(request)
+    return message_response(backend.history(), request.headers)
 
 
 async def _models(backend: Backend, request: Request) -> Response:
@@ -121,12 +130,12 @@ async def _rollback(backend: Backend, request: Request) -> Response:
 
 
 async def _events(backend: Backend, request: Request) -> Response:
-    query.only(request, "after")
+    query.only(request, "after", "status")
     last = request.headers.get("last-event-id")
     after = query.whole(request, "after", low=0, high=_MAX_ID)
     if last:  # what a client that reconnects has seen is newer than the address it once asked for
         after = query.parse_whole("Last-Event-ID", last, low=0, high=_MAX_ID)
-    return EventStream(backend, after)
+    return EventStream(backend, after, status=query.flag(request, "status"))
 
 
 async def _healthz(backend: Backend, _request: Request) -> Response:
@@ -151,15 +160,23 @@ async def _openapi(_backend: Backend, _request: Request) -> Response:
     return Response(to_json(openapi.document(OPERATIONS)), media_type=JSON)
 
 
-async def _root(_backend: Backend, _request: Request) -> Response:
+async def _page(_backend: Backend, request: Request) -> Response:
+    return pages.page_response(request, request.path_params["name"])
+
+
+async def _root(_backend: Backend, request: Request) -> Response:
+    if pages.wants_page(request) and pages.is_complete():
+        return pages.page_response(request, pages.INDEX)
     lines = [f"{operation.method:<5} {operation.path:<28} {operation.summary}" for operation in OPERATIONS]
-    return PlainTextResponse("\n".join(["smdaemon's control socket", "", *lines, ""]))
+    told = ["smdaemon's control socket; a browser is shown a dashboard here", "", *lines, ""]
+    return PlainTextResponse("\n".join(told), headers={"Vary": "Accept"})
 
 
 _JOBS_QUERY = {"model": "string", "state": "string", "before": "integer", "limit": "integer"}
 
 OPERATIONS = [
     Operation("GET", "/v1/status", "the daemon as a whole", answer="Status"),
+    Operation("GET", "/v1/history", "the last hour in samples, for plots", answer="History"),
     Operation("GET", "/v1/models", "the configured models", answer="ModelList"),
     Operation(
         "GET", "/v1/jobs", "jobs, newest first; next_before is the next page", answer="JobList", query=_JOBS_QUERY
@@ -197,20 +214,21 @@ OPERATIONS = [
     Operation(
         "GET",
         "/v1/events",
-        "moves of jobs as server-sent events; resumes after Last-Event-ID or ?after=",
+        "moves of jobs as server-sent events; resumes after Last-Event-ID or ?after=; with status the status too, as it changes",
         answer="Event",
-        query={"after": "integer"},
+        query={"after": "integer", "status": "boolean"},
         media="text/event-stream",
     ),
     Operation("GET", "/healthz", "200 while the daemon makes progress", media="text/plain"),
     Operation("GET", "/readyz", "200 while requests are taken", media="text/plain"),
     Operation("GET", "/metrics", "Prometheus metrics", media="text/plain"),
     Operation("GET", "/v1/openapi.json", "this description for programs", media=JSON),
-    Operation("GET", "/", "this description", media="text/plain"),
+    Operation("GET", "/", "this description; for browsers the dashboard", media="text/plain"),
 ]
 
 _HANDLERS: dict[str, Handler] = {
     "/v1/status": _status,
+    "/v1/history": _history,
     "/v1/models": _models,
     "/v1/jobs": _jobs,
     "/v1/jobs/{id}": _job,
@@ -238,8 +256,11 @@ def _endpoint(
 
     async def endpoint(request: Request) -> Response:
         guard.refuse_foreign_pages(request)
+        request.state.may_act = True
         if access is not None:
-            access().check(request)
+            rights = access()
+            request.state.may_act = rights.may_act(request)
+            rights.check(request)
         return await handler(backend, request)
 
     return endpoint
@@ -263,6 +284,7 @@ def _make_starlette(backend: Backend, access: Callable[[], Access] | None) -> St
         Route(operation.path, _endpoint(backend, _HANDLERS[operation.path], access), methods=[operation.method])
         for operation in OPERATIONS
     ]
+    routes.append(Route(f"{pages.PREFIX}{{name:path}}", _endpoint(backend, _page, access), methods=["GET"]))
     app = Starlette(
         routes=routes,
         exception_handlers={
@@ -310,7 +332,7 @@ def _job_id(request: Request) -> int:
 
 
 async def _body(request: Request) -> bytes:
-    """The body; HttpError 413 when it is too large.
+    """The body; HttpError 413 when it is too large, 408 when it takes too long.
 
     Most clients write all of a request before they read: what is moderately too large is read and dropped, so that they see
     the answer and not a broken pipe. One that asks first (Expect: 100-continue, as curl does) is told at once.
@@ -321,12 +343,16 @@ async def _body(request: Request) -> bytes:
     body = bytearray()
     if size <= MAX_BODY_BYTES:
         size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= MAX_BODY_BYTES:
-                body += chunk
-            elif size > _MAX_DROPPED_BYTES:
-                break
+        with trio.move_on_after(BODY_SECONDS) as deadline:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= MAX_BODY_BYTES:
+                    body += chunk
+                elif size > _MAX_DROPPED_BYTES:
+                    break
+        if deadline.cancelled_caught:
+            message = f"the body was not sent within {BODY_SECONDS:g} s"
+            raise HttpError(408, message, remedy="send it at once", code="request-invalid")
     if size > MAX_BODY_BYTES:
         raise HttpError(
             413,

@@ -24,6 +24,9 @@ class Backend(Protocol):
     def status(self) -> v1.Status:
         """The daemon as a whole."""
 
+    def history(self) -> v1.History:
+        """The last hour in samples, for plots."""
+
     def models(self) -> v1.ModelList:
         """The configured models, as in the status."""
 
@@ -63,8 +66,10 @@ class Backend(Protocol):
         ConfigError version-unknown, request-duplicate.
         """
 
-    def events(self, after: int | None, /) -> AbstractAsyncContextManager[AsyncIterator[v1.Event]]:
+    def events(
+        self, after: int | None, /, *, status: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[v1.Event]]:
         """The moves of all jobs with seq above `after` (None: only those from now on), then live ones.
 
-        Events with seq 0 tell the progress of what runs, a few times a second.
+        Events with seq 0 tell the progress of what runs, a few times a second; with `status` also the status, when it has changed.
         """

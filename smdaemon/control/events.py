@@ -18,7 +18,8 @@ KEEP_ALIVE_SECONDS = 15
 class EventStream(Response):
     """The events after `after` (None: from now on): a `job` event for each move, its seq as the id to resume from.
 
-    Between the moves come `progress` events of the jobs that run; they have no id, and who missed one lost nothing.
+    Between the moves come `progress` events of the jobs that run, and `status` events where they are asked for; they have no id, and
+    who missed one lost nothing.
 
     Written against ASGI itself: the stream, the keep-alive and the wait for the client's end are tasks of one nursery,
     and none of them lives inside a generator.
@@ -26,11 +27,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, backend: Backend, after: int | None) -> None:
+    def __init__(self, backend: Backend, after: int | None, *, status: bool = False) -> None:
         super().__init__(headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
         self._backend = backend
         self._after = after
+        self._status = status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client."""
@@ -41,7 +43,7 @@ class EventStream(Response):
             async with lock:
                 await send({"type": "http.response.body", "body": text, "more_body": True})
 
-        async with self._backend.events(self._after) as events:
+        async with self._backend.events(self._after, status=self._status) as events:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await write(b"retry: 1000\n\n")  # a client that is cut off comes back after this many milliseconds
             async with trio.open_nursery() as nursery:
@@ -57,6 +59,8 @@ class EventStream(Response):
 def render_event(event: Event) -> bytes:
     """One event as the text of the event stream; JSON has no raw newline, so the data is one line."""
     data = to_json(message_to_dict(event))
+    if event.HasField("status"):
+        return b"event: status\ndata: %s\n\n" % data
     if not event.seq:
         return b"event: progress\ndata: %s\n\n" % data
     return b"id: %d\nevent: job\ndata: %s\n\n" % (event.seq, data)

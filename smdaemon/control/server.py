@@ -6,8 +6,10 @@ The loop below owns every stream, so it can end them all. TCPServer and WorkerCo
 is pinned for them, and tests/control/test_control_server.py is their contract.
 """
 
+import math
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -21,12 +23,23 @@ from smdaemon.accepting import Accepting
 from smdaemon.control.access import Access
 from smdaemon.control.app import make_app
 from smdaemon.control.backend import Backend
+from smdaemon.control.render import JSON, HttpError, error_message, to_json
 from smdaemon.control.sockets import open_listeners
+from smdaemon.control.tls import Tls
+from smdaemon.log import get_logger
+from smdaemon.proto import mapping
 from smdaemon.unix_socket import peer_of
+
+_log = get_logger(__name__)
 
 # Answers take milliseconds; only a client that does not read what it asked for needs more.
 GRACE_SECONDS = 2.0
 _IDLE_SECONDS = 30
+_HANDSHAKE_SECONDS = 10
+_ANSWER_SECONDS = 1.0
+_SAY_AGAIN_SECONDS = 60.0
+MAX_STRANGERS = 1000
+"""So many connections of those who may not act are served at once. Who may act is always let in: to see what is going on, and end it."""
 
 
 async def serve(
@@ -35,31 +48,38 @@ async def serve(
     unix_socket: Path | None,
     mode: int = 0o660,
     tcp: str | None = None,
+    tls: Tls | None = None,
     sockets: Sequence[socket.socket] = (),
     access: Callable[[], Access] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `backend` until its `stopping` is set, then finish the open requests and return.
 
-    Started with the addresses that it listens on, as paths and 'http://HOST:PORT'. `sockets` are inherited listening ones; `access` says
-    who may act, without it everyone who can connect.
+    Started with the addresses that it listens on, as paths and 'http://HOST:PORT'; with `tls`, which TCP beyond loopback needs, 'https:'.
+    `sockets` are inherited listening ones; `access` says who may act, without it everyone who can connect.
     ConfigError socket-in-use, socket-path, config-invalid.
     """
-    with open_listeners(unix_socket, mode, tcp, sockets) as opened:
-        server = _Server(wrap_app(make_app(backend, access), 0, "asgi"))  # type: ignore[arg-type]  # the two spell ASGI's types differently
+    with open_listeners(unix_socket, mode, tcp, sockets, anywhere=tls is not None) as opened:
+        app = wrap_app(make_app(backend, access), 0, "asgi")  # type: ignore[arg-type]  # the two spell ASGI's types differently
+        server = _Server(app, tls, access)
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in opened]
-        await server.run(listeners, backend.stopping, [_address(each) for each in opened], task_status)
+        await server.run(listeners, backend.stopping, [_address(each, tls) for each in opened], task_status)
 
 
 class _Server:
     """The accept loop and the connections that it has open."""
 
-    def __init__(self, app: AppWrapper) -> None:
+    def __init__(self, app: AppWrapper, tls: Tls | None, access: Callable[[], Access] | None) -> None:
         self._app = app
+        self._tls = tls
+        self._access = access
+        self._strangers = 0
+        self._refused_at = -math.inf
         self._config = Config()
         self._config.errorlog = None  # bugs are logged by the application, in smdaemon's own form
         self._config.include_server_header = False
         self._config.keep_alive_timeout = _IDLE_SECONDS
+        self._config.ssl_handshake_timeout = _HANDSHAKE_SECONDS
         self._context = WorkerContext(None)
         self._streams: set[trio.SocketStream] = set()
         self._all_closed = trio.Event()
@@ -95,15 +115,35 @@ class _Server:
                 connections.start_soon(self._connection, await accepting.next())
 
     async def _connection(self, stream: trio.SocketStream) -> None:
+        uid = peer_of(stream.socket)[0] if stream.socket.family == socket.AF_UNIX else None
+        strange = self._access is not None and uid not in self._access().users
+        if strange and self._strangers >= MAX_STRANGERS:
+            await self._refuse(stream, uid)
+            return
+        self._strangers += strange
         self._streams.add(stream)
         try:
-            known = {"peer_uid": peer_of(stream.socket)[0]} if stream.socket.family == socket.AF_UNIX else {}
-            state = ConnectionState(LifespanState(known))
-            await _Connection(self._app, self._config, self._context, state, stream).run()  # type: ignore[arg-type]  # it takes plain streams too
+            state = ConnectionState(LifespanState({} if uid is None else {"peer_uid": uid}))
+            spoken = stream if uid is not None or self._tls is None else self._encrypted(stream, self._tls)
+            await _Connection(self._app, self._config, self._context, state, spoken).run()  # type: ignore[arg-type]  # it takes plain streams too
         finally:
             stream.socket.close()
             self._streams.discard(stream)
+            self._strangers -= strange
             self._all_closed.set()
+
+    async def _refuse(self, stream: trio.SocketStream, uid: int | None) -> None:
+        """Answer at once, if the client has room for it, and close; say so once a minute."""
+        if trio.current_time() >= self._refused_at + _SAY_AGAIN_SECONDS:
+            self._refused_at = trio.current_time()
+            _log.warning("connection refused: too many are open", limit=MAX_STRANGERS, user=uid)
+        with stream.socket, suppress(OSError, trio.BrokenResourceError), trio.move_on_after(_ANSWER_SECONDS):
+            if uid is not None or self._tls is None:
+                await stream.send_all(_too_many())
+
+    @staticmethod
+    def _encrypted(stream: trio.SocketStream, tls: Tls) -> trio.SSLStream[trio.SocketStream]:
+        return trio.SSLStream(stream, tls.context, server_side=True, https_compatible=True)
 
     def _close_all(self) -> None:
         """Close what is still open: it ends the writes that hypercorn shields."""
@@ -126,9 +166,18 @@ class _Connection(TCPServer):
             await super()._idle_timeout()
 
 
-def _address(listener: socket.socket) -> str:
+def _too_many() -> bytes:
+    """The whole answer to a connection that is one too many."""
+    error = HttpError(503, f"{MAX_STRANGERS} connections are open already", code="too-many-connections")
+    body = to_json(mapping.message_to_dict(error_message(error))) + b"\n"
+    head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {JSON}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+def _address(listener: socket.socket, tls: Tls | None) -> str:
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
         return str(name)
     host, port = name[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -6,25 +6,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from smdaemon.control.guard import is_loopback
 from smdaemon.errors import ConfigError
+from smdaemon.loopback import is_loopback
 from smdaemon.unix_socket import BACKLOG, unix_listener
 
 
 @contextmanager
 def open_listeners(
-    unix_socket: Path | None, mode: int, tcp: str | None, inherited: Sequence[socket.socket]
+    unix_socket: Path | None, mode: int, tcp: str | None, inherited: Sequence[socket.socket], *, anywhere: bool = False
 ) -> Iterator[list[socket.socket]]:
     """Non-blocking listening sockets, closed at the end; the unix socket's file is removed then, if it is still ours.
 
-    `inherited` are listening sockets that the service manager opened. ConfigError socket-in-use, socket-path, config-invalid.
+    `inherited` are listening sockets that the service manager opened; `anywhere`: other machines may reach them. ConfigError socket-in-use, socket-path, config-invalid.
     """
     with ExitStack() as stack:
         opened = [stack.enter_context(each) for each in inherited]
-        for each in opened:
+        for each in opened if not anywhere else ():
             _require_loopback(each)
         if tcp is not None:
-            opened.append(stack.enter_context(open_tcp(tcp)))
+            opened.append(stack.enter_context(open_tcp(tcp, anywhere=anywhere)))
         if unix_socket is not None:
             opened.append(stack.enter_context(unix_listener(unix_socket, mode, setting="control_socket")))
         for each in opened:
@@ -32,15 +32,15 @@ def open_listeners(
         yield opened
 
 
-def open_tcp(address: str) -> socket.socket:
-    """A listening socket at 'HOST:PORT' on the loopback network; port 0 takes a free one. ConfigError config-invalid."""
+def open_tcp(address: str, *, anywhere: bool = False) -> socket.socket:
+    """A listening socket at 'HOST:PORT', on the loopback network unless `anywhere`; port 0 takes a free one. ConfigError config-invalid."""
     host, colon, port = address.rpartition(":")
     host = host.strip("[]")
     if not colon or not (port.isascii() and port.isdigit() and int(port) <= 65535):
         raise ConfigError(
             "config-invalid", f"the TCP address {address!r} is not HOST:PORT", remedy="write it like 127.0.0.1:8470"
         )
-    if not is_loopback(host):
+    if not anywhere and not is_loopback(host):
         raise _not_loopback(address)
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
@@ -70,5 +70,5 @@ def _not_loopback(address: str) -> ConfigError:
     return ConfigError(
         "config-invalid",
         f"the TCP address {address!r} can be reached by other machines",
-        remedy="use 127.0.0.1 or [::1]; the control socket has no authentication",
+        remedy="use 127.0.0.1 or [::1], or set control_tls_cert, control_tls_key and control_token_file",
     )

@@ -19,6 +19,7 @@ from smdaemon import log, systemd
 from smdaemon.config import Config, DaemonSettings, differences
 from smdaemon.control.access import Access, access_of
 from smdaemon.control.server import serve
+from smdaemon.control.tls import Tls
 from smdaemon.daemon.execution import Execution
 from smdaemon.daemon.handoffs import Handoffs
 from smdaemon.daemon.inherited import inherited
@@ -47,7 +48,10 @@ _DAY_SECONDS = 86_400.0
 _FORGET_EVERY_SECONDS = 3_600.0
 _JOBS_KEPT = 1000
 # Settings of [daemon] that only a restart can change: what they name is open.
-_FIXED = ("state_dir", "control_socket", "control_mode", "control_listen", "handoff_socket", "handoff_mode")
+_FIXED = (
+    *("state_dir", "control_socket", "control_mode", "control_listen", "control_tls_cert", "control_tls_key"),
+    *("handoff_socket", "handoff_mode"),
+)
 
 
 class Daemon:
@@ -78,6 +82,7 @@ class Daemon:
         """
         settings = self.config.daemon
         self._token_access = access_of(settings.control_users, settings.control_token_file)
+        self._tls = _tls_of(settings)
         with (
             inherited(systemd.handed_over(), settings) as self._inherited,
             state_directory(Path(settings.state_dir)) as state,
@@ -120,8 +125,8 @@ class Daemon:
                 served = trio.Event()
                 addresses = await nursery.start(self._serve, view, served)
                 await nursery.start(self._obey_signals)
-                nursery.start_soon(results.run)
-                nursery.start_soon(versions.run)
+                for service in (view.past.run, results.run, versions.run):
+                    nursery.start_soon(service)
                 await self._scheduler.recover()
                 handoffs.restore(self._inherited.stored)
                 if settings.handoff_socket:
@@ -166,6 +171,8 @@ class Daemon:
     async def _reload(self) -> None:
         try:
             new = await trio.to_thread.run_sync(load_settings, self._file)
+            if self._tls is not None:
+                await trio.to_thread.run_sync(self._tls.reload)
         except ConfigError as error:
             self._condition.config_error = error
             _log.error("configuration refused", code=error.code, reason=error.message, remedy=error.remedy)
@@ -209,6 +216,7 @@ class Daemon:
                 unix_socket=None if self._inherited.control_is_unix else Path(settings.control_socket),
                 mode=int(settings.control_mode, 8),
                 tcp=None if self._inherited.control_is_network else settings.control_listen or None,
+                tls=self._tls,
                 sockets=self._inherited.control,
                 access=self._access,
                 task_status=task_status,
@@ -287,6 +295,10 @@ class Daemon:
             else:
                 if left:
                     _log.info("removed unfinished drafts", model=model.name, drafts=left)
+
+
+def _tls_of(settings: DaemonSettings) -> Tls | None:
+    return Tls(Path(settings.control_tls_cert), Path(settings.control_tls_key)) if settings.control_tls_cert else None
 
 
 def _with_fixed(new: DaemonSettings, old: DaemonSettings) -> DaemonSettings:

@@ -210,3 +210,11 @@ class _JobReport:
     def verifying(self) -> None:
         """Move the job on."""
         trio.from_thread.run(self._attempt.enter, Event.VERIFY)
+
+    def read_back(self, nbytes: int) -> None:
+        """Read no faster than the model may write; stop as `advance` does."""
+        self._attempt.check()
+        if self._plan.copy:  # all that is done with it
+            self._attempt.progress.add(nbytes)
+        elif self._limit is not None:
+            self._limit.passed(nbytes, self._attempt.check)

@@ -1,6 +1,7 @@
 """What appeared becomes a durable job: drops, request files, requests over the socket."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 import trio
 
 from smdaemon.config import Config, ModelSettings
+from smdaemon.confinement import confined, open_regular, status_of, unlinked
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError
 from smdaemon.export.plan import check_choices
 from smdaemon.handoff.server import Handed
@@ -45,16 +47,21 @@ class Intake:
         if drop.kind == "request":
             await self._request_file(model, drop)
         elif model.on_drop == "export":
+            source, problem = drop.path, None
+            try:
+                source = await trio.to_thread.run_sync(_within, drop.path, model)
+            except DropError as error:
+                problem = error
             request = ExportRequest(format=drop.format)
-            await self._accept(model, request, drop.path, origin="drop", identity=str(drop.identity))
+            await self._accept(model, request, source, origin="drop", identity=str(drop.identity), problem=problem)
 
     async def request(self, request: ExportRequest) -> Job:
         """Take a request from the socket. Raises DropError or ConfigError where it cannot be accepted."""
         check_request(request)
         model = self._model_of(request, None)
-        request = resolved(request, Path(model.watch), Path(model.watch))
+        request = await trio.to_thread.run_sync(resolved, request, Path(model.watch), model)
         source = Path(request.source)
-        identity = await trio.to_thread.run_sync(_look, source)
+        identity = await trio.to_thread.run_sync(_look, source, model)
         accepted = await self._accept(model, request, source, origin="api", identity=identity)
         if accepted is None:
             raise ConfigError("request-duplicate", f"{request.source!r} was asked for with these options before")
@@ -70,7 +77,7 @@ class Intake:
         request = dict_to_message({**handed.options, "model": handed.model, "source": source}, ExportRequest)
         check_request(request)
         model = self._model_of(request, None)
-        request = resolved(request, Path(model.watch), Path(model.watch))
+        request = await trio.to_thread.run_sync(resolved, request, Path(model.watch), model)
         request.source = source
         version = request.version if request.HasField("version") else None
         if version is None and model.version == "step":
@@ -95,11 +102,11 @@ class Intake:
         model, request, source = watching, ExportRequest(), drop.path
         problem: SmdaemonError | None = None
         try:
-            request = await trio.to_thread.run_sync(read_request, drop.path)
+            request = await trio.to_thread.run_sync(read_request, drop.path, _root_of(watching))
             model = self._model_of(request, watching)
-            request = resolved(request, drop.path.parent, Path(model.watch))
+            request = await trio.to_thread.run_sync(resolved, request, drop.path.parent, model)
             source = Path(request.source)
-            await trio.to_thread.run_sync(_look, source)
+            await trio.to_thread.run_sync(_look, source, model)
         except SmdaemonError as error:
             problem = error
             if error.retryable:
@@ -151,13 +158,14 @@ class Intake:
         return model
 
 
-def read_request(path: Path) -> ExportRequest:
-    """The request in a file NAME.export.json, .toml or .binpb.
+def read_request(path: Path, root: Path | None = None) -> ExportRequest:
+    """The request in a file NAME.export.json, .toml or .binpb; with a `root`, no link in it is followed.
 
-    Raises DropError `request-invalid` where it is not one, `source-missing` where it is gone, EnvironmentFault where it cannot be read.
+    Raises DropError `request-invalid` where it is not one, `source-missing` where it is gone, `source-link` where a link leads to it,
+    EnvironmentFault where it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with confined(root), os.fdopen(open_regular(path), "rb") as file:
             content = file.read(MAX_REQUEST_BYTES + 1)
     except OSError as error:
         raise source_fault(error, path) from error
@@ -190,13 +198,16 @@ def check_request(request: ExportRequest) -> None:
         raise DropError("request-invalid", error.message, remedy=error.remedy) from error
 
 
-def resolved(request: ExportRequest, folder: Path, root: Path) -> ExportRequest:
-    """`request` with every path absolute, taken from `folder`; each must lie beneath `root`, once every link is followed."""
+def resolved(request: ExportRequest, folder: Path, model: ModelSettings) -> ExportRequest:
+    """`request` with every path absolute, taken from `folder`; each must lie beneath the directory that the model watches.
+
+    A link is followed now, once; with `follow_links` it is left as it is, and may lead elsewhere.
+    """
     made = ExportRequest()
     made.CopyFrom(request)
 
     def beneath(path: str) -> str:
-        return str(_beneath(folder / path, root))
+        return str(_asked_for(folder / path, model))
 
     made.source = beneath(request.source)
     for name in ("template", "function", "warmup", "debug_info_map", "meta_graph"):
@@ -209,13 +220,30 @@ def resolved(request: ExportRequest, folder: Path, root: Path) -> ExportRequest:
     return made
 
 
-def _beneath(source: Path, root: Path) -> Path:
-    """`source`, which must lie beneath `root` once every link is followed."""
-    if "\0" in str(source):
-        raise DropError("request-invalid", f"the path {str(source)!r} holds NUL")
-    if not source.resolve().is_relative_to(root.resolve()):
-        raise DropError("request-source-outside", f"{str(source)!r} lies outside {str(root)!r}")
-    return source
+def _root_of(model: ModelSettings) -> Path | None:
+    """What the model's drops are confined to; None where links in it are followed."""
+    return None if model.follow_links else Path(model.watch)
+
+
+def _within(path: Path, model: ModelSettings) -> Path:
+    """What a path beneath the watched directory leads to; DropError `source-outside` where that is elsewhere and links are not followed."""
+    root = Path(model.watch)
+    if not model.follow_links:
+        return unlinked(path, root)
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 - ".." is taken away as a word
+    if not whole.is_relative_to(os.path.abspath(root)):  # noqa: PTH100 - as above
+        raise DropError("source-outside", f"{str(path)!r} lies outside {str(root)!r}")
+    return whole
+
+
+def _asked_for(path: Path, model: ModelSettings) -> Path:
+    """A path of a request. DropError `request-invalid`, `request-source-outside`."""
+    if "\0" in str(path):
+        raise DropError("request-invalid", f"the path {str(path)!r} holds NUL")
+    try:
+        return _within(path, model)
+    except DropError as error:
+        raise DropError("request-source-outside", error.message) from error
 
 
 def _main_file(source: Path) -> Path:
@@ -223,10 +251,11 @@ def _main_file(source: Path) -> Path:
     return index_path(checkpoint_prefix(source)) if is_checkpoint(source) else source
 
 
-def _look(source: Path) -> str:
+def _look(source: Path, model: ModelSettings) -> str:
     """The identity of a source that no watcher looked at. DropError where there is none, EnvironmentFault where that cannot be told."""
     try:
-        return str(Identity.of(_main_file(source).stat()))
+        with confined(_root_of(model)):
+            return str(Identity.of(status_of(_main_file(source))))
     except OSError as error:
         raise source_fault(error, source) from error
 
@@ -238,12 +267,12 @@ def _order_of(model: ModelSettings, request: ExportRequest, source: Path) -> tup
     look into it could tell its step, and that is to be tried again: without a step the export would fail for good.
     """
     step = None
-    with suppress(SmdaemonError, OSError):
+    with suppress(SmdaemonError, OSError), confined(_root_of(model)):
         source = _main_file(source)
     if model.version == "step":
         step = step_of(source, {})
         if step is None:
-            step = _step_inside(source, request.format or model.format)
+            step = _step_inside(source, request.format or model.format, _root_of(model))
     if step is not None:
         return float(step), step
     try:
@@ -252,10 +281,10 @@ def _order_of(model: ModelSettings, request: ExportRequest, source: Path) -> tup
         return 0.0, None
 
 
-def _step_inside(source: Path, format_name: str) -> int | None:
+def _step_inside(source: Path, format_name: str, root: Path | None) -> int | None:
     """The step that the metadata of a source tells; None too where it is unsound. EnvironmentFault that is to be tried again."""
     try:
-        with open_source(source, format_name) as opened:
+        with confined(root), open_source(source, format_name) as opened:
             return step_of(source, opened.metadata)
     except EnvironmentFault as error:
         if error.retryable:

@@ -8,17 +8,22 @@ import trio
 from smdaemon.config import Config
 from smdaemon.errors import EnvironmentFault
 from smdaemon.log import get_logger
-from smdaemon.publish.space import check_room
+from smdaemon.publish import space
+from smdaemon.publish.space import Room
 
 _log = get_logger(__name__)
 LOOK_SECONDS = 5.0
 
 
 class SpaceWatch:
-    """A service: `low` has, by the model's name, why a model's exports pause. `on_change` is called when that changes."""
+    """A service: `low` has, by the model's name, why a model's exports pause, `rooms` the room that it has.
+
+    `on_change` is called when what is low changes.
+    """
 
     def __init__(self, config: Callable[[], Config], on_change: Callable[[], None]) -> None:
         self.low: dict[str, EnvironmentFault] = {}
+        self.rooms: dict[str, Room] = {}
         self._config = config
         self._on_change = on_change
 
@@ -32,8 +37,10 @@ class SpaceWatch:
         """Look once."""
         config = self._config()
         found: dict[str, EnvironmentFault] = {}
+        rooms: dict[str, Room] = {}
         for model in config.model:
-            fault = await trio.to_thread.run_sync(_shortage, Path(model.publish), config.daemon.min_free_bytes)
+            room, fault = await trio.to_thread.run_sync(_look, Path(model.publish), config.daemon.min_free_bytes)
+            rooms[model.name] = room
             if fault is not None:
                 found[model.name] = fault
         for name in found.keys() - self.low.keys():
@@ -41,15 +48,15 @@ class SpaceWatch:
         for name in self.low.keys() - found.keys():
             _log.info("queue goes on", model=name)
         changed = found.keys() != self.low.keys()
-        self.low = found
+        self.low, self.rooms = found, rooms
         if changed:
             self._on_change()
 
 
-def _shortage(path: Path, min_free: int) -> EnvironmentFault | None:
+def _look(path: Path, min_free: int) -> tuple[Room, EnvironmentFault | None]:
+    """The room there, and why it is too little. What cannot be looked at says so itself when an export comes there."""
     try:
-        check_room(path, 0, min_free)
-    except EnvironmentFault as error:
-        # what cannot be looked at says so itself when an export comes there
-        return error if error.code == "disk-low" else None
-    return None
+        room = space.room_of(path)
+    except EnvironmentFault:
+        return Room(0, 0), None
+    return room, space.shortage(path, room, 0, min_free)

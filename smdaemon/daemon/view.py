@@ -1,7 +1,7 @@
 """What the control socket may see and ask of the daemon: an implementation of `control.backend.Backend`."""
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,24 +12,23 @@ from prometheus_client import CollectorRegistry
 from smdaemon import __version__
 from smdaemon.config import Config, ModelSettings
 from smdaemon.control.metrics import Metrics
+from smdaemon.daemon.feed import StatusNews, feed
 from smdaemon.daemon.handoffs import Handoffs
+from smdaemon.daemon.history import History
 from smdaemon.daemon.intake import Intake
 from smdaemon.daemon.pulse import Pulse
 from smdaemon.daemon.space import SpaceWatch
 from smdaemon.daemon.versions import Versions
 from smdaemon.errors import ConfigError, SmdaemonError
 from smdaemon.export.budget import ByteBudget
-from smdaemon.jobs.bus import Lagged, Notice
 from smdaemon.jobs.job import Job, JobError, Moved
 from smdaemon.jobs.ledger import Ledger
-from smdaemon.jobs.messages import error_message, event_message, set_time, to_message
+from smdaemon.jobs.messages import error_message, line_message, set_time, to_message
 from smdaemon.jobs.scheduler import Scheduler
 from smdaemon.jobs.states import State
+from smdaemon.log import RECENT
 from smdaemon.proto import v1
 from smdaemon.watch.watcher import WatchState
-
-_PAGE = 500
-_PROGRESS_SECONDS = 0.25
 
 
 @dataclass
@@ -81,8 +80,9 @@ class View:
         self._pulse = pulse
         self._stopping = trio.Event()
         self._metrics = Metrics(self.status)
+        self.past = History(self.status, lambda: sum(attempt.progress.rate for attempt in scheduler.attempts()))
         ledger.observe(self._observe)
-        handoffs.observers.append(self._metrics.observe_stall)
+        handoffs.observers += [self._metrics.observe_stall, self.past.observe_stall]
         versions.observers.append(self._metrics.observe_removals)
 
     @property
@@ -143,17 +143,24 @@ class View:
             model.watch_method, model.health = watch.method, watch.health
             if watch.error is not None:
                 model.error.CopyFrom(error_message(JobError.of(watch.error)))
+        room = self._space.rooms.get(settings.name)
+        if room is not None:
+            model.disk_free_bytes, model.disk_bytes = room
         if (shortage := self._space.low.get(settings.name)) is not None:
             model.health = "degraded"
             model.error.CopyFrom(error_message(JobError.of(shortage)))
         newest = self._ledger.newest_published.get(settings.name)
         if newest is not None and newest.version is not None:
-            model.newest_version = newest.version
+            model.newest_version, model.newest_bytes = newest.version, newest.bytes_total
             set_time(model.newest_at, newest.updated_at)
         problem = self._versions.problems.get(settings.name)
         if problem is not None:
             model.retention_error.CopyFrom(error_message(JobError.of(problem)))
         return model
+
+    def history(self) -> v1.History:
+        """The last hour, in samples."""
+        return self.past.message()
 
     async def jobs(self, *, model: str | None, state: str | None, before: int | None, limit: int) -> v1.JobList:
         """At most `limit` jobs with ids below `before`, newest first."""
@@ -174,6 +181,7 @@ class View:
         history = await self._ledger.history(job_id)
         message.history.extend(to_message(job, history=history).history)
         message.validator_output = job.validator_output
+        message.log.extend(line_message(line) for line in RECENT.of(job_id))
         return message
 
     async def submit(self, request: v1.ExportRequest, /) -> v1.Job:
@@ -205,33 +213,22 @@ class View:
         return self._message(await self._versions.rollback(model, to))
 
     @asynccontextmanager
-    async def events(self, after: int | None, /) -> AsyncIterator[AsyncIterator[v1.Event]]:
-        """The moves after `after`, from the journal and then live, and between them the progress of what runs (seq 0)."""
-        async with aclosing(self._moves(self._ledger.bus.last_seq if after is None else after)) as moves:
+    async def events(self, after: int | None, /, *, status: bool = False) -> AsyncIterator[AsyncIterator[v1.Event]]:
+        """The moves after `after`, from the journal and then live, and between them the progress of what runs (seq 0).
+
+        With `status` also the status, at once and whenever it has changed, once a second at most.
+        """
+        seen = self._ledger.bus.last_seq if after is None else after
+        news = StatusNews(self._status_event) if status else _no_news
+        async with aclosing(feed(self._ledger, seen, self._progress, news)) as moves:
             yield moves
 
-    async def _moves(self, seen: int) -> AsyncGenerator[v1.Event, None]:
-        while True:  # once, and again whenever this reader has fallen behind the bus
-            with self._ledger.bus.subscribe() as live:
-                while past := await self._ledger.moves_after(seen, _PAGE):
-                    for move in past:
-                        seen = move.seq
-                        yield event_message(move)
-                while True:
-                    notice: Notice | None = None
-                    try:
-                        with trio.move_on_after(_PROGRESS_SECONDS):
-                            notice = await live.receive()
-                    except trio.EndOfChannel:
-                        return  # the bus is closed: the daemon stops
-                    if isinstance(notice, Lagged):
-                        break
-                    if notice is None:
-                        for attempt in self._scheduler.attempts():
-                            yield v1.Event(job=self._message(attempt.job))
-                    elif notice.seq > seen:
-                        seen = notice.seq
-                        yield event_message(notice)
+    def _status_event(self) -> v1.Event:
+        return v1.Event(status=self.status(), sample=self.past.newest)
+
+    def _progress(self) -> Iterator[v1.Event]:
+        for attempt in self._scheduler.attempts():
+            yield v1.Event(job=self._message(attempt.job))
 
     def _message(self, job: Job) -> v1.Job:
         attempt = self._scheduler.attempt(job.id)
@@ -244,6 +241,10 @@ class View:
         job = move.job
         if job.state is State.PUBLISHED:
             self._metrics.observe_export(job.model, job.updated_at - job.created_at, job.bytes_total)
+
+
+def _no_news() -> Iterator[v1.Event]:
+    return iter(())
 
 
 def _counted(counts: dict[State, int]) -> dict[str, int]:

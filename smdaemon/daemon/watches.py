@@ -117,6 +117,7 @@ def _spec_of(model: ModelSettings) -> WatchSpec:
     return WatchSpec(
         root=Path(model.watch),
         recursive=model.recursive,
+        follow_links=model.follow_links,
         format=model.format,
         method=model.watch_method,
         quiet_seconds=model.quiet_seconds,

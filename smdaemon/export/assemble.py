@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smdaemon.confinement import read_regular
 from smdaemon.errors import DropError
 from smdaemon.export.plan import ExportPlan
 from smdaemon.paths import exists
@@ -186,7 +187,7 @@ def _mapped_debug_info(path: Path, contents: Contents) -> "GraphDebugInfo":
     from smdaemon.savedmodel.debug_info import Frame, make_debug_info, prune_debug_info
 
     try:
-        traces = parse_json(path.read_bytes())
+        traces = parse_json(read_regular(path))
         info = make_debug_info({node: [Frame(*frame) for frame in frames] for node, frames in traces.items()})
     except (TypeError, ValueError, AttributeError) as error:
         message = f"{str(path)!r} does not map nodes to lists of [file, line, function, code]"

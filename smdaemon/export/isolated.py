@@ -68,6 +68,7 @@ _REPORTS: dict[str, Callable[[Report, Any], None]] = {
     "writing": lambda report, value: report.writing(*value),
     "advance": lambda report, value: report.advance(value),
     "verifying": lambda report, _value: report.verifying(),
+    "read_back": lambda report, value: report.read_back(value),
 }
 
 

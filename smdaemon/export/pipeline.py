@@ -7,11 +7,12 @@ directory under a version number is the caller's next step (see publish/).
 import errno
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from smdaemon.confinement import confined
 from smdaemon.errors import DropError, fault
 from smdaemon.export.assemble import assemble
 from smdaemon.export.plan import ExportPlan
@@ -41,6 +42,10 @@ class Report(Protocol):
         """Everything is written; it will be read back."""
         ...
 
+    def read_back(self, nbytes: int) -> None:
+        """So many bytes more have been read back."""
+        ...
+
 
 class Silent:
     """The report of a caller who does not want one."""
@@ -52,6 +57,9 @@ class Silent:
         """Say nothing."""
 
     def verifying(self) -> None:
+        """Say nothing."""
+
+    def read_back(self, nbytes: int) -> None:
         """Say nothing."""
 
 
@@ -71,7 +79,7 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
     written until then stays in `target`; it belongs to the caller.
     """
     report = report or Silent()
-    with open_plan_source(plan) as source:
+    with confined(plan.root, (*plan.trusted, *(plan.segment or ()), target)), open_plan_source(plan) as source:
         contents, sizes = _assembled(plan, source, target)
         tensors, nbytes = len(sizes), sum(sizes)
         report.writing(tensors, nbytes)
@@ -87,7 +95,7 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
             unchanged(source)
             if plan.verify:
                 report.verifying()
-                _verify(target)
+                _verify(target, report.read_back)
         except OSError as error:
             raise fault(error, "writing the export") from error
         return Exported(tensors, nbytes, _number(source.metadata, plan.metric))
@@ -102,9 +110,9 @@ def _assembled(plan: ExportPlan, source: Source, target: Path) -> tuple[Contents
         raise source_fault(error, Path(error.filename or plan.source)) from error
 
 
-def _verify(target: Path) -> None:
+def _verify(target: Path, on_bytes: Callable[[int], None]) -> None:
     try:
-        verify(target)
+        verify(target, on_bytes)
     except DropError:
         if not target.is_dir():  # what was written has gone: a volume was unmounted, or somebody cleaned up
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target)) from None

@@ -41,6 +41,10 @@ class ExportPlan:
     """
 
     source: Path
+    # nothing that a drop or a request names is read outside of this directory, and no link is followed; None: read whatever is named
+    root: Path | None = None
+    # what the operator named: it may lie anywhere
+    trusted: tuple[Path, ...] = ()
     # a segment and its plan, in place of a source that is a file
     segment: tuple[Path, Path] | None = None
     # `source` is a published version, which is to be published once more as it is; all the rest counts for nothing then
@@ -91,9 +95,13 @@ class ExportPlan:
         meta_graph = request.meta_graph or model.meta_graph
         debug_map = request.debug_info_map or model.debug_info_map
         modes = request.modes or model.modes
+        named = [model.template, model.function, model.warmup, model.meta_graph, model.debug_info_map]
+        named += (*model.assets_extra.values(), *(mode.template for mode in model.modes.values()))
         strip = request.strip_default_attrs if request.HasField("strip_default_attrs") else model.strip_default_attrs
         return cls(
             source=source,
+            root=None if model.follow_links else Path(model.watch),
+            trusted=tuple(Path(path) for path in named if path),
             model_name=model.name,
             format=request.format or model.format,
             tags=tuple(request.tags or model.tags),

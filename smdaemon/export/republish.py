@@ -41,7 +41,7 @@ def _republished(source: Path, target: Path, report: Report) -> Exported:
     report.writing(0, sum((source / name).stat().st_size for name in files))
     _make(source, target, folders, files, report)
     report.verifying()
-    verified = verify(target, report.advance)
+    verified = verify(target, report.read_back)
     return Exported(verified.tensors, verified.bytes)
 
 

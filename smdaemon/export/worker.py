@@ -25,6 +25,7 @@ class _PipeReport:
         self._out = out
         self._go = go
         self._lock = threading.Lock()
+        self._what = "advance"
         self._unsaid = 0
         self._said_at = 0.0
 
@@ -49,10 +50,15 @@ class _PipeReport:
         """Say it."""
         with self._lock:
             self._tell()
+            self._what = "read_back"
         self.say("verifying", None)
 
+    def read_back(self, nbytes: int) -> None:
+        """As `advance`."""
+        self.advance(nbytes)
+
     def _tell(self) -> None:
-        self.say("advance", self._unsaid)
+        self.say(self._what, self._unsaid)
         self._unsaid, self._said_at = 0, time.monotonic()
 
 

@@ -1,8 +1,8 @@
 """A job as the control socket shows it: `smdaemon.v1.Job`. protobuf is imported at first use."""
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from smdaemon.jobs.job import Job, JobError, Moved, Transition
 from smdaemon.jobs.rows import printable
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from smdaemon.proto import v1
 
+_LINE = {"timestamp", "level", "event", "job", "model"}
 _WRITTEN = {State.VERIFYING, State.COMMITTING, State.PUBLISHED}
 
 
@@ -98,6 +99,16 @@ def event_message(move: Moved) -> "v1.Event":
     from smdaemon.proto import v1
 
     return v1.Event(seq=move.seq, job=to_message(move.job))
+
+
+def line_message(line: Mapping[str, Any]) -> "v1.LogLine":
+    """One line of the log as a message."""
+    from smdaemon.proto import v1
+
+    fields = {key: str(value) for key, value in line.items() if key not in _LINE and value is not None}
+    message = v1.LogLine(level=str(line.get("level", "")), event=str(line.get("event", "")), fields=fields)
+    message.at.FromJsonString(str(line["timestamp"]))
+    return message
 
 
 def set_time(field: "Timestamp", unix_seconds: float) -> None:

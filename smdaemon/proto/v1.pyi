@@ -299,8 +299,27 @@ class Transition(_message.Message):
     reason: str
     def __init__(self, seq: _Optional[int] = ..., state: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class LogLine(_message.Message):
+    __slots__ = ("at", "level", "event", "fields")
+    class FieldsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    AT_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    at: _timestamp_pb2.Timestamp
+    level: str
+    event: str
+    fields: _containers.ScalarMap[str, str]
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., level: _Optional[str] = ..., event: _Optional[str] = ..., fields: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class Job(_message.Message):
-    __slots__ = ("id", "model", "state", "reason", "origin", "source", "format", "version", "export_dir", "tensors", "bytes_done", "bytes_total", "bytes_per_second", "attempts", "retry_at", "created_at", "updated_at", "error", "history", "restores", "validator_output")
+    __slots__ = ("id", "model", "state", "reason", "origin", "source", "format", "version", "export_dir", "tensors", "bytes_done", "bytes_total", "bytes_per_second", "attempts", "retry_at", "created_at", "updated_at", "error", "history", "restores", "validator_output", "log")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -322,6 +341,7 @@ class Job(_message.Message):
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     RESTORES_FIELD_NUMBER: _ClassVar[int]
     VALIDATOR_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     id: int
     model: str
     state: str
@@ -343,7 +363,8 @@ class Job(_message.Message):
     history: _containers.RepeatedCompositeFieldContainer[Transition]
     restores: int
     validator_output: str
-    def __init__(self, id: _Optional[int] = ..., model: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., origin: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., export_dir: _Optional[str] = ..., tensors: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_per_second: _Optional[float] = ..., attempts: _Optional[int] = ..., retry_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., history: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ..., restores: _Optional[int] = ..., validator_output: _Optional[str] = ...) -> None: ...
+    log: _containers.RepeatedCompositeFieldContainer[LogLine]
+    def __init__(self, id: _Optional[int] = ..., model: _Optional[str] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., origin: _Optional[str] = ..., source: _Optional[str] = ..., format: _Optional[str] = ..., version: _Optional[int] = ..., export_dir: _Optional[str] = ..., tensors: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., bytes_per_second: _Optional[float] = ..., attempts: _Optional[int] = ..., retry_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., history: _Optional[_Iterable[_Union[Transition, _Mapping]]] = ..., restores: _Optional[int] = ..., validator_output: _Optional[str] = ..., log: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ...) -> None: ...
 
 class JobList(_message.Message):
     __slots__ = ("jobs", "next_before")
@@ -354,15 +375,19 @@ class JobList(_message.Message):
     def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ..., next_before: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("seq", "job")
+    __slots__ = ("seq", "job", "status", "sample")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
     seq: int
     job: Job
-    def __init__(self, seq: _Optional[int] = ..., job: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+    status: Status
+    sample: Sample
+    def __init__(self, seq: _Optional[int] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "watch", "publish", "watch_method", "health", "error", "newest_version", "newest_at", "jobs", "retention_error")
+    __slots__ = ("name", "watch", "publish", "watch_method", "health", "error", "newest_version", "newest_at", "jobs", "retention_error", "disk_free_bytes", "disk_bytes", "newest_bytes")
     class JobsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -380,6 +405,9 @@ class Model(_message.Message):
     NEWEST_AT_FIELD_NUMBER: _ClassVar[int]
     JOBS_FIELD_NUMBER: _ClassVar[int]
     RETENTION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_BYTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     watch: str
     publish: str
@@ -390,7 +418,10 @@ class Model(_message.Message):
     newest_at: _timestamp_pb2.Timestamp
     jobs: _containers.ScalarMap[str, int]
     retention_error: Error
-    def __init__(self, name: _Optional[str] = ..., watch: _Optional[str] = ..., publish: _Optional[str] = ..., watch_method: _Optional[str] = ..., health: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., newest_version: _Optional[int] = ..., newest_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., retention_error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    disk_free_bytes: int
+    disk_bytes: int
+    newest_bytes: int
+    def __init__(self, name: _Optional[str] = ..., watch: _Optional[str] = ..., publish: _Optional[str] = ..., watch_method: _Optional[str] = ..., health: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., newest_version: _Optional[int] = ..., newest_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., retention_error: _Optional[_Union[Error, _Mapping]] = ..., disk_free_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., newest_bytes: _Optional[int] = ...) -> None: ...
 
 class ModelList(_message.Message):
     __slots__ = ("models",)
@@ -399,7 +430,7 @@ class ModelList(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("version", "pid", "phase", "started_at", "config_file", "config_loaded_at", "config_error", "models", "jobs", "host_memory_bytes", "host_memory_used_bytes", "workers", "workers_busy", "handoff")
+    __slots__ = ("version", "pid", "phase", "started_at", "config_file", "config_loaded_at", "config_error", "models", "jobs", "host_memory_bytes", "host_memory_used_bytes", "workers", "workers_busy", "handoff", "may_act")
     class JobsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -421,6 +452,7 @@ class Status(_message.Message):
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_BUSY_FIELD_NUMBER: _ClassVar[int]
     HANDOFF_FIELD_NUMBER: _ClassVar[int]
+    MAY_ACT_FIELD_NUMBER: _ClassVar[int]
     version: str
     pid: int
     phase: str
@@ -435,7 +467,36 @@ class Status(_message.Message):
     workers: int
     workers_busy: int
     handoff: Handoff
-    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., phase: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_file: _Optional[str] = ..., config_loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_error: _Optional[_Union[Error, _Mapping]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., host_memory_bytes: _Optional[int] = ..., host_memory_used_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_busy: _Optional[int] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ...) -> None: ...
+    may_act: bool
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., phase: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_file: _Optional[str] = ..., config_loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_error: _Optional[_Union[Error, _Mapping]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., host_memory_bytes: _Optional[int] = ..., host_memory_used_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_busy: _Optional[int] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., may_act: _Optional[bool] = ...) -> None: ...
+
+class Sample(_message.Message):
+    __slots__ = ("at", "host_memory_used_bytes", "handoff_memory_used_bytes", "workers_busy", "open_jobs", "bytes_per_second", "stall_seconds", "disk_free_bytes")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    HOST_MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HANDOFF_MEMORY_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_BUSY_FIELD_NUMBER: _ClassVar[int]
+    OPEN_JOBS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    STALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    at: _timestamp_pb2.Timestamp
+    host_memory_used_bytes: int
+    handoff_memory_used_bytes: int
+    workers_busy: int
+    open_jobs: int
+    bytes_per_second: float
+    stall_seconds: float
+    disk_free_bytes: int
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., host_memory_used_bytes: _Optional[int] = ..., handoff_memory_used_bytes: _Optional[int] = ..., workers_busy: _Optional[int] = ..., open_jobs: _Optional[int] = ..., bytes_per_second: _Optional[float] = ..., stall_seconds: _Optional[float] = ..., disk_free_bytes: _Optional[int] = ...) -> None: ...
+
+class History(_message.Message):
+    __slots__ = ("interval_seconds", "samples")
+    INTERVAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    interval_seconds: float
+    samples: _containers.RepeatedCompositeFieldContainer[Sample]
+    def __init__(self, interval_seconds: _Optional[float] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ...) -> None: ...
 
 class Handoff(_message.Message):
     __slots__ = ("socket", "trainers", "segments", "memory_bytes", "memory_used_bytes", "exports", "saves", "skipped", "last_stall_seconds")

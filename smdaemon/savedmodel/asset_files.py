@@ -13,7 +13,7 @@ from smdaemon.errors import DropError
 from smdaemon.proto.tensorflow import AssetFileDef, MetaGraphDef
 from smdaemon.savedmodel.constants import ASSETS_KEY
 from smdaemon.savedmodel.graph_names import operation
-from smdaemon.savedmodel.writer import open_regular
+from smdaemon.savedmodel.writer import open_asset
 from smdaemon.tensorbundle.dtypes import STRING
 from smdaemon.tensorbundle.tensors import CHUNK_BYTES
 
@@ -40,7 +40,7 @@ class AssetFiles:
         name = self._same(source)
         if name in self.files:
             return name
-        with open_regular(source):
+        with open_asset(source):
             pass  # it is there and may be copied
         self.files[name] = source
         return name
@@ -71,10 +71,10 @@ def _is_same(known: Path | bytes, source: Path) -> bool:
     """Whether both files have the same content."""
     if known == source:
         return True
-    with open_regular(source) as second:
+    with open_asset(source) as second:
         if isinstance(known, bytes):
             return os.fstat(second).st_size == len(known) and os.pread(second, len(known), 0) == known
-        with open_regular(known) as first:
+        with open_asset(known) as first:
             while chunk := os.read(first, CHUNK_BYTES):
                 if chunk != os.read(second, len(chunk)):
                     return False

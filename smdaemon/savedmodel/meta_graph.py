@@ -12,6 +12,7 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
+from smdaemon.confinement import read_regular, status_of
 from smdaemon.errors import DropError, fault
 from smdaemon.paths import is_file
 from smdaemon.placement import KEEP, Policy, place
@@ -88,9 +89,9 @@ def read_meta_graph(path: Path) -> MetaGraphDef:
     if not is_file(path):
         raise DropError("checkpoint-graph-missing", f"there is no graph {str(path)!r}")
     try:
-        if path.stat().st_size > MESSAGE_BYTES_LIMIT:
+        if status_of(path).st_size > MESSAGE_BYTES_LIMIT:
             raise DropError("checkpoint-graph-corrupt", f"the graph {str(path)!r} is larger than a message can be")
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise fault(error, "reading the graph") from error
     try:

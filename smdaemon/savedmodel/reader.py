@@ -1,10 +1,12 @@
 """Reads the files of a SavedModel into messages; what they say of each other is checked elsewhere (see verify.py)."""
 
+import errno
 import os
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smdaemon.confinement import open_regular
 from smdaemon.errors import DropError
 from smdaemon.paths import is_file
 from smdaemon.savedmodel.constants import (
@@ -20,7 +22,6 @@ from smdaemon.savedmodel.constants import (
 )
 from smdaemon.tensorbundle.entries import BundleEntry
 from smdaemon.tensorbundle.reader import INDEX_LIMIT_BYTES, BundleReader
-from smdaemon.tensorbundle.stored import open_regular
 
 if TYPE_CHECKING:
     from smdaemon.proto.tensorflow import FingerprintDef, GraphDebugInfo, SavedModel, TrackableObjectGraph
@@ -56,10 +57,13 @@ def _content(path: Path, limit: int = MESSAGE_LIMIT_BYTES) -> bytes:
     Raises DropError `savedmodel-corrupt` for what is no regular file and for more than `limit` bytes.
     """
     try:
-        descriptor, size = open_regular(path)
-    except DropError as error:
-        raise DropError("savedmodel-corrupt", error.message) from error
+        descriptor = open_regular(path)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise DropError("savedmodel-corrupt", f"{str(path)!r} is not a file") from error
+        raise
     with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
         if size > limit:
             raise DropError("savedmodel-corrupt", f"{str(path)!r} has {size} bytes, more than {limit}")
         return file.read(size)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from smdaemon.confinement import read_regular
 from smdaemon.errors import DropError
 from smdaemon.savedmodel.constants import (
     ASSETS_DIRECTORY,
@@ -120,7 +121,7 @@ def _debug_info(template: Path, model: "SavedModel", *, is_whole: bool) -> "Grap
 
     path = template / DEBUG_DIRECTORY / DEBUG_INFO_FILENAME_PB
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

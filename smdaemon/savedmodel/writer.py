@@ -10,13 +10,13 @@ EXPORT_DIR/saved_model.pb (or .pbtxt)                the meta graphs; written la
 """
 
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from smdaemon.confinement import open_regular
 from smdaemon.durable import sync_directory
 from smdaemon.errors import DropError
 from smdaemon.savedmodel.constants import (
@@ -284,7 +284,7 @@ def _write_file(path: Path, content: bytes, *, sync: bool) -> int:
 def _copy_file(path: Path, source: Path, on_bytes: Callable[[int], None] | None, *, sync: bool) -> int:
     """Copies a regular file; the bytes written."""
     size = 0
-    with open_regular(source) as descriptor, path.open("xb", buffering=0) as file:
+    with open_asset(source) as descriptor, path.open("xb", buffering=0) as file:
         while chunk := os.read(descriptor, CHUNK_BYTES):
             rest = memoryview(chunk)
             while rest:
@@ -298,20 +298,17 @@ def _copy_file(path: Path, source: Path, on_bytes: Callable[[int], None] | None,
 
 
 @contextmanager
-def open_regular(source: Path) -> Iterator[int]:
+def open_asset(source: Path) -> Iterator[int]:
     """A descriptor of a regular file; DropError `asset-invalid` for a link, a pipe, a directory, or nothing.
 
     A link could make an export publish what its owner may not read.
     """
     try:
-        # not blocking: a pipe without a writer would be waited for
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_regular(source, follow=False)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DropError("asset-invalid", f"the asset {str(source)!r} cannot be read: {reason.lower()}") from error
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise DropError("asset-invalid", f"the asset {str(source)!r} is not a regular file")
         yield descriptor
     finally:
         os.close(descriptor)

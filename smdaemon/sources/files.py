@@ -7,18 +7,16 @@ and gains nothing on ext4. And a file that is cut short under a map kills the pr
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from smdaemon.confinement import open_regular, status_of
 from smdaemon.errors import DropError, SmdaemonError, fault
 from smdaemon.sources.base import Identity
 
 READ_BYTES = 1 << 20
 """One read: it stays in the second-level cache until it is written. Larger reads measured no faster."""
-
-_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO without a writer must not block
 
 
 class SourceFile:
@@ -142,7 +140,7 @@ def read_whole(path: Path) -> bytes:
 def stat_of(path: Path, *, follow: bool = True) -> os.stat_result:
     """The status of a path of the source; DropError or EnvironmentFault where it has none."""
     try:
-        return path.stat(follow_symlinks=follow)
+        return status_of(path, follow=follow)
     except OSError as error:
         raise source_fault(error, path) from error
     except ValueError:
@@ -171,15 +169,11 @@ _OF_THE_DROP = {
 def _open_regular(path: Path, *, follow: bool) -> int:
     """A descriptor of a regular file; never waits, whatever stands at the path."""
     try:
-        descriptor = os.open(path, _OPEN_FLAGS | (0 if follow else os.O_NOFOLLOW))
+        return open_regular(path, follow=follow)
     except OSError as error:
         raise source_fault(error, path) from error
     except ValueError:
         raise DropError("source-missing", f"{str(path)!r} is not a path: it holds NUL") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise DropError("source-not-regular", f"{str(path)!r} is not a regular file")
-    return descriptor
 
 
 def _changed(path: Path, was: Identity, now: Identity) -> DropError:

@@ -18,7 +18,7 @@ from smdaemon.tensorbundle.dtypes import STRING
 from smdaemon.tensorbundle.entries import BundleEntry, BundleHeader, decode_entry, decode_header
 from smdaemon.tensorbundle.files import data_path, index_path
 from smdaemon.tensorbundle.slices import check_partition, slice_key
-from smdaemon.tensorbundle.stored import Shard, StoredTensor, open_regular
+from smdaemon.tensorbundle.stored import Shard, StoredTensor, open_sized
 from smdaemon.tensorbundle.table import read_table
 from smdaemon.tensorbundle.tensors import Tensor, array_of
 
@@ -202,7 +202,7 @@ class BundleReader:
 def _read_index(path: Path) -> bytes:
     """The content of the index."""
     try:
-        descriptor, size = open_regular(path)
+        descriptor, size = open_sized(path)
     except (FileNotFoundError, NotADirectoryError):
         raise DropError("source-missing", f"there is no index {os.fspath(path)!r}") from None
     with os.fdopen(descriptor, "rb") as file:

@@ -3,13 +3,14 @@
 Data files are read, not mapped: a file that is cut short meanwhile is an error, not the end of the process.
 """
 
+import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
+from smdaemon.confinement import open_regular
 from smdaemon.errors import DropError
 from smdaemon.tensorbundle.checksum import crc32c, mask
 from smdaemon.tensorbundle.coding import corrupt
@@ -19,14 +20,15 @@ from smdaemon.tensorbundle.strings import StringElements
 from smdaemon.tensorbundle.tensors import CHUNK_BYTES, Buffer
 
 
-def open_regular(path: Path) -> tuple[int, int]:
+def open_sized(path: Path) -> tuple[int, int]:
     """Descriptor and size in bytes of a regular file, opened to read; what is no such file is refused without waiting for it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode):
-        return descriptor, status.st_size
-    os.close(descriptor)
-    raise corrupt(f"{os.fspath(path)!r} is not a file")
+    try:
+        descriptor = open_regular(path)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise corrupt(f"{os.fspath(path)!r} is not a file") from error
+        raise
+    return descriptor, os.fstat(descriptor).st_size
 
 
 class Shard:
@@ -35,7 +37,7 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor, self.size = open_regular(path)
+            self._descriptor, self.size = open_sized(path)
         except FileNotFoundError:
             raise DropError("bundle-missing-shard", f"there is no data file {os.fspath(path)!r}") from None
 

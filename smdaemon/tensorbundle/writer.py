@@ -9,6 +9,7 @@ With one data file the bytes are those that TensorFlow's SaveV2 writes.
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -168,7 +169,8 @@ def _write_shards(
     with ThreadPoolExecutor(len(files), thread_name_prefix="bundle-shard") as pool:
         try:
             running = [
-                pool.submit(progress.guard, _write_shard, file, shard, divided[shard])
+                # in a copy of this context each: what confines reading here confines it there
+                pool.submit(copy_context().run, progress.guard, _write_shard, file, shard, divided[shard])
                 for shard, file in enumerate(files)
             ]
             written = [future.result() for future in running]

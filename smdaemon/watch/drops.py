@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+from smdaemon.confinement import confined, read_regular, unlinked
 from smdaemon.errors import SmdaemonError
 from smdaemon.sources.base import Identity
 from smdaemon.sources.orbax_layout import TELLING
@@ -126,8 +127,10 @@ class Ledger:
         recursive: bool,
         quiet_seconds: float,
         trust_stamps: bool = True,
+        follow_links: bool = False,
     ) -> None:
         self.trust_stamps = trust_stamps
+        self._follow_links = follow_links
         self._root = root
         self._claiming = claiming
         self._recursive = recursive
@@ -163,6 +166,10 @@ class Ledger:
 
         No OSError comes out of it: what cannot be looked at is not there.
         """
+        with confined(None if self._follow_links else Path(self._root)):
+            return self._look(touches, now)
+
+    def _look(self, touches: Mapping[str, Touch], now: Moment) -> Looked:
         looked = Looked()
         claims: dict[str, DropFormat | None] = {}
         targets: dict[str, Touch] = {}
@@ -348,12 +355,12 @@ class Ledger:
         given_up = given_up_at(sights, single=candidate.files == (path,), quiet_seconds=self._quiet_seconds)
         return None if now.monotonic >= given_up else min(given_up, now.monotonic + self._pause_seconds)
 
-    @staticmethod
-    def _is_complete(path: str, candidate: _Candidate, identity: Identity) -> bool:
+    def _is_complete(self, path: str, candidate: _Candidate, identity: Identity) -> bool:
         if candidate.incomplete == identity:
             return False
         try:
-            complete = candidate.format.is_complete(Path(path))
+            found = Path(path) if self._follow_links else unlinked(Path(path), Path(self._root))
+            complete = candidate.format.is_complete(found)
         except (FileNotFoundError, NotADirectoryError):
             raise
         except (SmdaemonError, OSError) as error:
@@ -397,8 +404,8 @@ def _shards(index: str) -> list[str]:
     try:
         if os.stat(index).st_size > _INDEX_LIMIT_BYTES:  # noqa: PTH116 - as above
             return []
-        names = set(json.loads(Path(index).read_bytes())["weight_map"].values())
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        names = set(json.loads(read_regular(Path(index)))["weight_map"].values())
+    except (SmdaemonError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
     directory = os.path.dirname(index)  # noqa: PTH120 - as above
     return sorted(f"{directory}/{name}" for name in names if isinstance(name, str) and name and "/" not in name)

@@ -42,6 +42,7 @@ class WatchSpec:
 
     root: Path
     recursive: bool = False
+    follow_links: bool = False
     format: str = "auto"
     method: Literal["auto", "inotify", "poll"] = "auto"
     quiet_seconds: float = 2.0
@@ -100,6 +101,7 @@ class Watcher:
             _claiming_of(spec.format) if claiming is None else claiming,
             recursive=spec.recursive,
             quiet_seconds=spec.quiet_seconds,
+            follow_links=spec.follow_links,
         )
         self._threads = trio.CapacityLimiter(2)  # one for each task
         self._touched: dict[str, Touch] = {}

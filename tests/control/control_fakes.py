@@ -51,6 +51,10 @@ class FakeBackend:
             status.jobs[job.state] += 1
         return status
 
+    def history(self):
+        """Two samples."""
+        return v1.History(interval_seconds=5, samples=[v1.Sample(open_jobs=1), v1.Sample(open_jobs=2)])
+
     def models(self):
         """One good model and one whose directory is gone."""
         good = v1.Model(
@@ -185,16 +189,19 @@ class FakeBackend:
         return job
 
     @asynccontextmanager
-    async def events(self, after, /):
+    async def events(self, after, /, *, status=False):
         """Replay, then live."""
         self.subscribers += 1
         try:
-            async with aclosing(self._follow(len(self._moves) if after is None else after)) as moves:
+            seen = len(self._moves) if after is None else after
+            async with aclosing(self._follow(seen, [v1.Event(status=self.status())] if status else [])) as moves:
                 yield moves
         finally:
             self.subscribers -= 1
 
-    async def _follow(self, after) -> AsyncIterator[v1.Event]:
+    async def _follow(self, after, told) -> AsyncIterator[v1.Event]:
+        for event in told:
+            yield event
         while True:
             while after < len(self._moves):
                 after += 1

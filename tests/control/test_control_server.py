@@ -1,6 +1,7 @@
 """Every path of the control socket, asked over a real unix socket."""
 
 import json
+import os
 import socket
 import stat
 
@@ -12,8 +13,10 @@ from control_http import UnixHttp, ask
 from structlog.testing import capture_logs
 
 from smdaemon.cli.client import Client, RemoteError
+from smdaemon.control import app as control_app
 from smdaemon.control import events as control_events
 from smdaemon.control import server as control_server
+from smdaemon.control.access import Access
 from smdaemon.control.app import MAX_BODY_BYTES, OPERATIONS
 from smdaemon.control.server import serve
 from smdaemon.errors import ConfigError
@@ -188,6 +191,48 @@ def test_announced_oversized_body(server):
     """A client that asks before it sends learns at once that its body is too large."""
     answer = ask(server.path, "POST", "/v1/exports", None, {"Expect": "100-continue", "Content-Length": str(2**40)})
     assert answer.status == 413
+
+
+async def test_body_that_takes_too_long(tmp_path, monkeypatch):
+    """A client that announces a body and does not send it is told so, and let go."""
+    monkeypatch.setattr(control_app, "BODY_SECONDS", 0.05)
+    backend = FakeBackend()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
+            async with await trio.open_unix_socket(tmp_path / "s") as stream:
+                await stream.send_all(b"POST /v1/exports HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+                answer = await stream.receive_some()
+            backend.stopping.set()
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+async def test_one_stranger_too_many(tmp_path, monkeypatch):
+    """Those who may only read have so many connections; one more is answered and closed, and one who may act is let in."""
+    monkeypatch.setattr(control_server, "MAX_STRANGERS", 2)
+    backend = FakeBackend()
+    allowed = Access(frozenset())
+    with trio.fail_after(20), capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", access=lambda: allowed, **kw))
+            first = [await trio.open_unix_socket(tmp_path / "s") for _ in range(2)]
+            for stream in first:
+                await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
+            for _ in range(2):
+                async with await trio.open_unix_socket(tmp_path / "s") as refused:
+                    answer = await refused.receive_some()
+                    assert answer.startswith(b"HTTP/1.1 503")
+                    assert b"too-many-connections" in answer
+            allowed = Access(frozenset({os.getuid()}))
+            async with await trio.open_unix_socket(tmp_path / "s") as owner:
+                await owner.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await owner.receive_some()).startswith(b"HTTP/1.1 200")
+            for stream in first:
+                await stream.aclose()
+            backend.stopping.set()
+    said = [line for line in logs if line["event"].startswith("connection refused")]
+    assert [(line["limit"], line["user"]) for line in said] == [(2, os.getuid())]
 
 
 def test_body_at_the_limit(server):

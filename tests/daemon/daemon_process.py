@@ -37,6 +37,7 @@ class SmdaemonProcess:
         unprivileged: bool = False,
         handed: Sequence[tuple[str, int]] = (),
         launcher: Sequence[str] = (),
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self.root = root
         self.client = Client(str(root / "control.sock"))
@@ -66,7 +67,7 @@ class SmdaemonProcess:
         self._plain: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
-        self._watchdog = threading.Timer(PATIENCE_SECONDS, self._process.kill)
+        self._watchdog = threading.Timer(patience_seconds, self._process.kill)
         self._watchdog.start()
 
     def __enter__(self) -> Self:

@@ -19,13 +19,13 @@ class Disk:
 
     def __init__(self, monkeypatch, free: int) -> None:
         self.free = free
-        monkeypatch.setattr(space, "free_bytes", lambda _path: self.free)
+        monkeypatch.setattr(space, "room_of", lambda _path: space.Room(self.free, 1 << 40))
 
 
 def test_room_is_that_of_the_nearest_directory_that_is_there(tmp_path):
     """A publish directory is made with its first version."""
     found = os.statvfs(tmp_path)
-    assert abs(space.free_bytes(tmp_path / "not" / "yet") - found.f_bavail * found.f_frsize) < 1 << 30
+    assert abs(space.room_of(tmp_path / "not" / "yet").free - found.f_bavail * found.f_frsize) < 1 << 30
 
 
 def test_an_export_that_would_fill_the_disk_does_not_begin(monkeypatch):

@@ -38,6 +38,10 @@ class Told(Silent):
         self.steps.append(("writing", nbytes))
 
     def advance(self, nbytes):
+        """Bytes that were copied."""
+        self.advanced += nbytes
+
+    def read_back(self, nbytes):
         """Bytes that were looked at."""
         self.advanced += nbytes
 

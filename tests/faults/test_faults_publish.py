@@ -29,6 +29,8 @@ FAULTS = {
 }
 # A fault of these may be met where nothing hangs on it: the kernel asks anew, or a name is looked for that need not be there.
 HARMLESS = {"getattr"}
+# Retention lists what is there once a version is published: a listing may be its.
+BEHIND = {"opendir"}
 SILENT = 'on_drop = "ignore"\nwatch_method = "poll"\npoll_seconds = 3600'
 
 
@@ -96,10 +98,12 @@ async def _export_with_fault(disk, place, work, expected, case: Case) -> None:
     disk.ask("arm", kind=case.kind, nth=case.nth, effect=case.number, lasting=case.lasting, under="volume")
     job_id = await work.submit(source)
     first = await work.reached(job_id, ENDS)
-    assert disk.ask("clear"), f"not met: {case}"
+    if not disk.ask("clear"):  # the last look of those that were counted came behind the publication
+        assert first.state is State.PUBLISHED, case
+        TALLY["of them too late to matter"] += 1
     assert versions_of(place.models) in ([], [step]), case
     if first.state is State.PUBLISHED:
-        assert case.kind in HARMLESS, case
+        assert case.kind in HARMLESS | BEHIND, case
     else:
         assert (first.error.code, first.state) == FAULTS[case.number], (case, first.error)
         assert first.error.remedy

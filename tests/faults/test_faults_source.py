@@ -13,6 +13,7 @@ from faults_kit import ENDS, TALLY, Case, configure, content_of, drafts_of, vers
 
 from smdaemon.errors import SmdaemonError
 from smdaemon.jobs.states import State
+from smdaemon.tensorbundle import BundleReader
 
 pytestmark = pytest.mark.root
 
@@ -100,7 +101,25 @@ async def test_short_reads_are_carried_on(disk, tmp_path):
 
 
 async def test_a_source_that_vanishes_while_it_is_read_fails_and_can_be_retried(disk, tmp_path):
-    """Its directory goes in the middle of an export: the job says that the source changed; nothing shows; when it is back a retry publishes."""
+    """It goes in the middle of an export: the job says that the source changed; nothing shows; when it is back a retry publishes."""
+    place = Place(tmp_path, disk.path, SILENT)
+    async with working(place.config) as work:
+        source = FORMATS["npz"](place.runs / "ckpt-1")
+        disk.ask("arm", kind="read", nth=5, effect="hold", under="runs/")
+        job_id = await work.submit(source)
+        await trio.to_thread.run_sync(disk.ask, "happened")
+        source.rename(disk.path / "gone")
+        disk.ask("clear")
+        job = await work.reached(job_id, ENDS)
+        assert (job.state, job.error.code in {"source-changed", "source-missing"}) == (State.FAILED, True)
+        assert (versions_of(place.models), drafts_of(place.models)) == ([], [])
+        (disk.path / "gone").rename(source)
+        await work.published(job_id)
+        assert versions_of(place.models) == ["1"]
+
+
+async def test_a_watched_directory_that_is_moved_takes_its_drops_along(disk, tmp_path):
+    """In the middle of an export: what was opened is read to its end, for it is the same, and no other takes its place."""
     place = Place(tmp_path, disk.path, SILENT)
     async with working(place.config) as work:
         source = FORMATS["npz"](place.runs / "ckpt-1")
@@ -108,13 +127,12 @@ async def test_a_source_that_vanishes_while_it_is_read_fails_and_can_be_retried(
         job_id = await work.submit(source)
         await trio.to_thread.run_sync(disk.ask, "happened")
         place.runs.rename(disk.path / "gone")
+        place.runs.mkdir()
+        np.savez(source, w=np.zeros(3, np.float32))
         disk.ask("clear")
-        job = await work.reached(job_id, ENDS)
-        assert (job.state, job.error.code in {"source-changed", "source-missing"}) == (State.FAILED, True)
-        assert (versions_of(place.models), drafts_of(place.models)) == ([], [])
-        (disk.path / "gone").rename(place.runs)
         await work.published(job_id)
-        assert versions_of(place.models) == ["1"]
+        with BundleReader(place.models / "1" / "variables" / "variables") as bundle:
+            assert len(bundle.keys()) > 2  # the object graph is one
 
 
 def _by_name(runs: Path) -> Path:

@@ -162,16 +162,17 @@ def test_the_matrix_is_what_was_measured():
     assert measured == {name: dataclasses.asdict(target) for name, target in TARGETS.items()}
 
 
-def test_every_test_that_the_compatibility_page_names_exists():
+@pytest.mark.parametrize(("name", "least"), [("compatibility.md", 100), ("reliability.md", 60)])
+def test_every_test_that_a_page_names_exists(name: str, least: int):
     """The page claims nothing that no test shows."""
-    page = (ROOT / "docs" / "compatibility.md").read_text()
+    page = (ROOT / "docs" / name).read_text()
     named = []
     for row in page.splitlines():
         folder = None
         for file, test in re.findall(r"([\w/]+\.py)?::(\w+)", row):
             folder = file or folder
             named.append((folder, test))
-    assert len(named) > 100
+    assert len(named) > least
     for file, test in named:
         content = (ROOT / "tests" / file).read_text()
         assert re.search(rf"^(async )?def {test}\(", content, re.MULTILINE), (file, test)

@@ -145,6 +145,7 @@ def test_default_attributes_can_be_stripped(tmp_path):
     assert run_v2(stripped, x=[[2.0]])["y"].tolist() == [[7.0, 7.0]]
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # importing OpenVINO may start a process, and JAX warns of that
 def test_openvino_reads_and_runs_a_reexport(tmp_path):
     """OpenVINO's TensorFlow front end gives the numbers that TensorFlow gives."""
     openvino = pytest.importorskip("openvino")
