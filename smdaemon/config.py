@@ -33,12 +33,16 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     control_socket: str
     # octal permission bits of that socket
     control_mode: Annotated[str, msgspec.Meta(pattern="^0?[0-7]{3}$")] = "0660"
+    # whose group that socket is, by name or id; empty for the daemon's own
+    control_group: str = ""
     # HOST:PORT on loopback, or anywhere with control_tls_cert; empty for no TCP
     control_listen: str = ""
     # unix socket on which trainers hand tensors over, or empty for none
     handoff_socket: str = ""
     # octal permission bits of that socket
     handoff_mode: Annotated[str, msgspec.Meta(pattern="^0?[0-7]{3}$")] = "0660"
+    # whose group that socket is, by name or id; empty for the daemon's own
+    handoff_group: str = ""
     # users, by name or id, that may hand tensors over besides the daemon's own
     handoff_users: list[str] = msgspec.field(default_factory=list)
     # bytes of shared memory that trainers may have all together

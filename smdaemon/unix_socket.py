@@ -1,6 +1,7 @@
 """Listening unix sockets: made, guarded and removed. A path is only ever replaced when it is a socket that nobody answers on."""
 
 import errno
+import grp
 import os
 import pwd
 import socket
@@ -20,10 +21,10 @@ BACKLOG = 128
 
 @contextmanager
 def unix_listener(
-    path: Path, mode: int, *, setting: str, kind: socket.SocketKind = socket.SOCK_STREAM
+    path: Path, mode: int, *, setting: str, group: str = "", kind: socket.SocketKind = socket.SOCK_STREAM
 ) -> Iterator[socket.socket]:
     """A listening socket as `open_unix` makes it, closed at the end; its file is removed then, if it is still ours."""
-    listener = open_unix(path, mode, setting=setting, kind=kind)
+    listener = open_unix(path, mode, setting=setting, group=group, kind=kind)
     ours = _identity(path)
     try:
         with listener:
@@ -34,11 +35,15 @@ def unix_listener(
                 path.unlink()
 
 
-def open_unix(path: Path, mode: int, *, setting: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-    """A listening unix socket at `path` whose file has the permission bits `mode` from its first moment on.
+def open_unix(
+    path: Path, mode: int, *, setting: str, group: str = "", kind: socket.SocketKind = socket.SOCK_STREAM
+) -> socket.socket:
+    """A listening unix socket at `path` whose file is never open to more than the permission bits `mode` and `group` say.
 
-    ConfigError `socket-path`, `socket-in-use`; `setting` is what the configuration calls the path.
+    `group` is a name or an id; empty for the daemon's own. ConfigError `socket-path`, `socket-in-use`, `config-invalid`; `setting` is what
+    the configuration calls the path.
     """
+    gid = gid_of(group, setting)
     encoded = os.fsencode(path)
     if len(encoded) > MAX_PATH_BYTES:
         raise ConfigError(
@@ -49,7 +54,7 @@ def open_unix(path: Path, mode: int, *, setting: str, kind: socket.SocketKind = 
     try:
         _make_parent(path.parent)
         _remove_stale(path, kind)
-        return _bind(path, mode, kind)
+        return _bind(path, mode, gid, kind)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:  # another process was faster
             raise ConfigError("socket-in-use", f"another process has just bound {str(path)!r}") from error
@@ -73,6 +78,19 @@ def uid_of(user: str) -> int:
         return -1
 
 
+def gid_of(group: str, setting: str) -> int:
+    """The id of a group, given by id or by name; -1 for none, which leaves a file's as it is. ConfigError `config-invalid`."""
+    if not group or group.isdigit():
+        return int(group or -1)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        what = setting.replace("socket", "group")
+        raise ConfigError(
+            "config-invalid", f"{what}: there is no group {group!r}", remedy="make it, or give its id"
+        ) from None
+
+
 class _Peer(Protocol):
     """A socket of the standard library or of trio."""
 
@@ -81,13 +99,14 @@ class _Peer(Protocol):
         ...
 
 
-def _bind(path: Path, mode: int, kind: socket.SocketKind) -> socket.socket:
+def _bind(path: Path, mode: int, gid: int, kind: socket.SocketKind) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, kind)
     try:
         # Linux gives the file the bits of the unbound socket, less the umask: it is never wider than `mode`, and the
         # umask, which belongs to all threads, is left alone. chmod then adds what the umask took.
-        os.fchmod(listener.fileno(), mode)
+        os.fchmod(listener.fileno(), mode if gid == -1 else mode & ~0o070)
         listener.bind(os.fspath(path))
+        os.chown(path, -1, gid)
         path.chmod(mode)
         listener.listen(BACKLOG)
     except BaseException:

@@ -7,7 +7,7 @@ import trio
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -275,6 +275,8 @@ async def _log_bugs(app: ASGIApp, scope: Scope, receive: Receive, send: Send) ->
     """Log with its traceback what starlette raises again behind its answer of 500; the daemon goes on."""
     try:
         await app(scope, receive, send)
+    except ClientDisconnect:
+        pass  # it left before its body had come: nobody waits for an answer
     except Exception:  # noqa: BLE001 - here a bug ends: it is logged, and only this request fails
         _log.exception("bug in a request", method=scope.get("method"), path=scope.get("path"))
 

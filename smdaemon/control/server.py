@@ -14,6 +14,7 @@ from pathlib import Path
 
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Closed, Event
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
@@ -47,6 +48,7 @@ async def serve(
     *,
     unix_socket: Path | None,
     mode: int = 0o660,
+    group: str = "",
     tcp: str | None = None,
     tls: Tls | None = None,
     sockets: Sequence[socket.socket] = (),
@@ -59,7 +61,7 @@ async def serve(
     `sockets` are inherited listening ones; `access` says who may act, without it everyone who can connect.
     ConfigError socket-in-use, socket-path, config-invalid.
     """
-    with open_listeners(unix_socket, mode, tcp, sockets, anywhere=tls is not None) as opened:
+    with open_listeners(unix_socket, mode, tcp, sockets, group=group, anywhere=tls is not None) as opened:
         app = wrap_app(make_app(backend, access), 0, "asgi")  # type: ignore[arg-type]  # the two spell ASGI's types differently
         server = _Server(app, tls, access)
         listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in opened]
@@ -126,6 +128,8 @@ class _Server:
             state = ConnectionState(LifespanState({} if uid is None else {"peer_uid": uid}))
             spoken = stream if uid is not None or self._tls is None else self._encrypted(stream, self._tls)
             await _Connection(self._app, self._config, self._context, state, spoken).run()  # type: ignore[arg-type]  # it takes plain streams too
+        except Exception:  # noqa: BLE001 - whatever a client has said ends its own connection, never the daemon
+            _log.exception("bug in a connection", user=uid)
         finally:
             stream.socket.close()
             self._streams.discard(stream)
@@ -152,9 +156,18 @@ class _Server:
 
 
 class _Connection(TCPServer):
-    """hypercorn's connection, which would keep its descriptor for the idle time after its client has closed it."""
+    """hypercorn's connection, which would keep its descriptor for the idle time after its client has closed it.
+
+    And which fails where it answers an error while its stream is being closed: what a client sends behind its last request brings that about.
+    """
 
     _left = False
+
+    async def protocol_send(self, event: Event) -> None:
+        try:
+            await super().protocol_send(event)
+        except trio.BusyResourceError:
+            await self.protocol.handle(Closed())
 
     async def _read_data(self) -> None:
         await super()._read_data()

@@ -13,7 +13,13 @@ from smdaemon.unix_socket import BACKLOG, unix_listener
 
 @contextmanager
 def open_listeners(
-    unix_socket: Path | None, mode: int, tcp: str | None, inherited: Sequence[socket.socket], *, anywhere: bool = False
+    unix_socket: Path | None,
+    mode: int,
+    tcp: str | None,
+    inherited: Sequence[socket.socket],
+    *,
+    group: str = "",
+    anywhere: bool = False,
 ) -> Iterator[list[socket.socket]]:
     """Non-blocking listening sockets, closed at the end; the unix socket's file is removed then, if it is still ours.
 
@@ -26,7 +32,7 @@ def open_listeners(
         if tcp is not None:
             opened.append(stack.enter_context(open_tcp(tcp, anywhere=anywhere)))
         if unix_socket is not None:
-            opened.append(stack.enter_context(unix_listener(unix_socket, mode, setting="control_socket")))
+            opened.append(stack.enter_context(unix_listener(unix_socket, mode, group=group, setting="control_socket")))
         for each in opened:
             each.setblocking(False)
         yield opened

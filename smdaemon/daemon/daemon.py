@@ -49,8 +49,9 @@ _FORGET_EVERY_SECONDS = 3_600.0
 _JOBS_KEPT = 1000
 # Settings of [daemon] that only a restart can change: what they name is open.
 _FIXED = (
-    *("state_dir", "control_socket", "control_mode", "control_listen", "control_tls_cert", "control_tls_key"),
-    *("handoff_socket", "handoff_mode"),
+    *("state_dir", "control_socket", "control_mode", "control_group"),
+    *("control_listen", "control_tls_cert", "control_tls_key"),
+    *("handoff_socket", "handoff_mode", "handoff_group"),
 )
 
 
@@ -215,6 +216,7 @@ class Daemon:
                 view,
                 unix_socket=None if self._inherited.control_is_unix else Path(settings.control_socket),
                 mode=int(settings.control_mode, 8),
+                group=settings.control_group,
                 tcp=None if self._inherited.control_is_network else settings.control_listen or None,
                 tls=self._tls,
                 sockets=self._inherited.control,
@@ -234,7 +236,8 @@ class Daemon:
         with ExitStack() as held:
             listeners = self._inherited.handoff
             if not listeners:
-                made = unix_listener(path, mode, setting="handoff_socket", kind=socket.SOCK_SEQPACKET)
+                kind = socket.SOCK_SEQPACKET
+                made = unix_listener(path, mode, group=settings.handoff_group, setting="handoff_socket", kind=kind)
                 listeners = [held.enter_context(made)]
             held.enter_context(closing(handoffs))
             async with trio.open_nursery() as nursery:

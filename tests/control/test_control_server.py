@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import stat
+from contextlib import suppress
 
 import pytest
 import trio
@@ -191,6 +192,50 @@ def test_announced_oversized_body(server):
     """A client that asks before it sends learns at once that its body is too large."""
     answer = ask(server.path, "POST", "/v1/exports", None, {"Expect": "100-continue", "Content-Length": str(2**40)})
     assert answer.status == 413
+
+
+def test_data_behind_the_last_request_ends_that_connection_alone(server):
+    """An error that would be answered while the connection is being closed once ended the whole server."""
+    for _ in range(200):
+        with socket.socket(socket.AF_UNIX) as caller, suppress(BrokenPipeError, ConnectionResetError):
+            caller.connect(str(server.path))
+            caller.sendall(b"GET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\nx")
+            caller.shutdown(socket.SHUT_WR)
+            while caller.recv(65536):
+                pass
+    assert ask(server.path, "GET", "/healthz").status == 200
+
+
+async def test_a_bug_in_a_connection_ends_that_connection_alone(tmp_path, monkeypatch):
+    """It is logged with its traceback, and the next client is answered."""
+    broken = [True]
+
+    async def run(self):
+        if broken.pop():
+            raise RuntimeError("of hypercorn")
+
+    backend = FakeBackend()
+    monkeypatch.setattr(control_server._Connection, "run", run)
+    with trio.fail_after(20), capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
+            for more in (False, None):
+                async with await trio.open_unix_socket(tmp_path / "s") as stream:
+                    assert await stream.receive_some() == b""
+                broken.append(more)
+            backend.stopping.set()
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["bug in a connection"]
+
+
+def test_a_client_that_leaves_before_its_body_is_no_bug(server):
+    """Nothing is logged for it."""
+    with capture_logs() as logs:
+        for _ in range(20):
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(str(server.path))
+                caller.sendall(b"POST /v1/exports HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert ask(server.path, "GET", "/healthz").status == 200
+    assert not [line for line in logs if line["log_level"] == "error"]
 
 
 async def test_body_that_takes_too_long(tmp_path, monkeypatch):

@@ -39,6 +39,23 @@ def test_mode_despite_umask(tmp_path, mode):
         os.umask(before)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="gives a file another group: needs root")
+@pytest.mark.parametrize("group", ["daemon", "1"])
+def test_group_by_name_or_id(tmp_path, group):
+    """The file is that group's, with the bits that are asked for."""
+    with open_unix(tmp_path / "s", 0o660, group=group, setting="control_socket"):
+        found = (tmp_path / "s").stat()
+        assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (1, 0o660)
+
+
+def test_a_group_that_there_is_not_is_refused(tmp_path):
+    """By the name of its key, before anything is made."""
+    with pytest.raises(ConfigError, match="handoff_group: there is no group 'nobody-at-all'") as refused:
+        open_unix(tmp_path / "s", 0o660, group="nobody-at-all", setting="handoff_socket")
+    assert refused.value.code == "config-invalid"
+    assert not (tmp_path / "s").exists()
+
+
 def test_stale_socket_is_replaced(tmp_path):
     """A socket that nobody answers on was left by a dead daemon and is replaced."""
     path = tmp_path / "s"
