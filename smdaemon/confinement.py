@@ -144,6 +144,23 @@ def status_of(path: Path, *, follow: bool = True) -> os.stat_result:
     return status
 
 
+@contextmanager
+def folder_of(path: Path, root: Path | None) -> Iterator[Path]:
+    """A name, good for the block, of the directory that `path` lies in, walked down from `root` with no link followed; to write there.
+
+    Without a root it is the directory's own name. Raises as `open_regular`.
+    """
+    if root is None:
+        yield path.parent
+        return
+    confinement = _Confinement(root, ())
+    try:
+        with confinement.folder(path, confinement.components(path) or []) as folder:
+            yield Path(f"/proc/self/fd/{folder}")
+    finally:
+        confinement.close()
+
+
 def _is_beneath(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 

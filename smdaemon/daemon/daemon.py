@@ -122,7 +122,7 @@ class Daemon:
                 )
                 ledger.observe(manager.changed)
                 nursery.start_soon(pulse.run)
-                results = ResultWriter(ledger)
+                results = ResultWriter(ledger, lambda: self.config)
                 served = trio.Event()
                 addresses = await nursery.start(self._serve, view, served)
                 await nursery.start(self._obey_signals)

@@ -1,11 +1,13 @@
 """Writes the result files of requests as their jobs end, and after a restart those that a crash kept from being written."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
-from smdaemon.errors import fault
+from smdaemon.config import Config
+from smdaemon.errors import DropError, SmdaemonError, fault
 from smdaemon.jobs.job import Job, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import write_result
@@ -19,8 +21,9 @@ _LOOK_BACK = 1000  # jobs; a crash leaves at most as many results unwritten as e
 class ResultWriter:
     """A service: `run` until `close`, then it ends once all is written."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, config: Callable[[], Config]) -> None:
         self._ledger = ledger
+        self._config = config
         self._ended, self._to_write = trio.open_memory_channel[Job](math.inf)
         self.finished = trio.Event()
         ledger.observe(self._saw)
@@ -33,25 +36,38 @@ class ResultWriter:
         """Write result files until closed."""
         for job in await self._ledger.page(limit=_LOOK_BACK):
             if job.result_path and job.state in TERMINAL:
-                await trio.to_thread.run_sync(_write_if_missing, job)
+                await trio.to_thread.run_sync(_write_if_missing, job, self._root_of(job))
         async for job in self._to_write:
-            await trio.to_thread.run_sync(_write, job)
+            await trio.to_thread.run_sync(_write, job, self._root_of(job))
         self.finished.set()
+
+    def _root_of(self, job: Job) -> Path | None:
+        """What the result is confined to: the watched directory that its request lies in; None where links in that are followed."""
+        path = Path(job.result_path)
+        for model in self._config().model:
+            if path.is_relative_to(model.watch):
+                return None if model.follow_links else Path(model.watch)
+        return path.parent
 
     def _saw(self, move: Moved) -> None:
         if move.job.result_path and move.job.state in TERMINAL:
             self._ended.send_nowait(move.job)
 
 
-def _write_if_missing(job: Job) -> None:
+def _write_if_missing(job: Job, root: Path | None) -> None:
     result = Path(job.result_path)
     if not result.exists() and result.parent.is_dir():
-        _write(job)
+        _write(job, root)
 
 
-def _write(job: Job) -> None:
+def _write(job: Job, root: Path | None) -> None:
     try:
-        write_result(job)
+        write_result(job, root)
     except OSError as error:
-        refused = fault(error, "writing the result file")
-        _log.warning("result not written", job=job.id, path=job.result_path, code=refused.code, reason=str(refused))
+        _say(job, fault(error, "writing the result file"))
+    except DropError as error:
+        _say(job, error)
+
+
+def _say(job: Job, refused: SmdaemonError) -> None:
+    _log.warning("result not written", job=job.id, path=job.result_path, code=refused.code, reason=str(refused))

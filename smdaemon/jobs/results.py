@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from smdaemon.confinement import folder_of
 from smdaemon.durable import write_atomically
 from smdaemon.jobs.job import Job
 from smdaemon.jobs.messages import error_message, set_time
@@ -20,8 +21,11 @@ def result_path(request: Path) -> Path:
     raise ValueError(f"{request.name!r} is not the name of a request file")
 
 
-def write_result(job: Job) -> None:
-    """Write the result file of an ended job; OSError where the folder of the request cannot be written."""
+def write_result(job: Job, root: Path | None = None) -> None:
+    """Write the result file of an ended job, beneath `root` if there is one.
+
+    OSError where the folder of the request cannot be written, DropError where a link would lead elsewhere.
+    """
     result = ExportResult(
         job=job.id,
         model=job.model,
@@ -40,4 +44,6 @@ def write_result(job: Job) -> None:
     for mode in ExportRequest.FromString(job.request).modes if job.export_dir else ():
         result.mode_dirs[mode] = job.export_dir
     content = json.dumps(message_to_dict(result), indent=2) + "\n"
-    write_atomically(Path(job.result_path), content.encode())
+    path = Path(job.result_path)
+    with folder_of(path, root) as folder:
+        write_atomically(folder / path.name, content.encode())

@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from structlog.testing import capture_logs
+
+from smdaemon.daemon import results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 
@@ -167,3 +170,26 @@ async def test_a_watched_directory_swapped_for_a_link_leads_nowhere(started, sec
         jobs = await running.ended(2)
         assert jobs[1]["error"]["code"] in {"source-link", "source-outside"}
         assert not list(running.models.iterdir())
+
+
+async def test_a_result_is_not_written_through_a_link(started, secret, monkeypatch):
+    """A directory that becomes a link while the export runs: the result file is not written where it leads, and the log says so."""
+
+    def swapped(job, root):
+        (running.runs / "run").rename(running.root / "aside")
+        (running.runs / "run").symlink_to(secret)
+        return write(job, root)
+
+    write = results.write_result
+    monkeypatch.setattr(results, "write_result", swapped)
+    before = sorted(secret.iterdir())
+    with capture_logs() as logs:
+        async with started(model='recursive = true\non_drop = "ignore"') as running:
+            (running.runs / "run").mkdir()
+            running.write().rename(running.runs / "run" / "step_9.npz")
+            (running.root / "writing").write_text('{"source": "step_9.npz"}')
+            (running.root / "writing").rename(running.runs / "run" / "a.export.json")
+            (job,) = await running.ended()
+            assert job["state"] == "published"
+    assert sorted(secret.iterdir()) == before
+    assert [line["code"] for line in logs if line["event"] == "result not written"] == ["source-link"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smdaemon.confinement import confined, open_regular, read_regular, status_of, unlinked
+from smdaemon.confinement import confined, folder_of, open_regular, read_regular, status_of, unlinked
 from smdaemon.errors import DropError
 
 
@@ -151,6 +151,19 @@ def test_what_is_missing_is_told_by_its_whole_path(root):
             with pytest.raises((FileNotFoundError, NotADirectoryError)) as caught:
                 read_regular(root / name)
             assert caught.value.filename == str(root / name)
+
+
+def test_what_is_written_goes_where_no_link_leads(root):
+    """A folder beneath the root can be written by the name that is given; behind a link it cannot, and without a root it is itself."""
+    (root / "out").symlink_to("..")
+    with folder_of(root / "a" / "b" / "new", root) as folder:
+        (folder / "new").write_bytes(b"x")
+    assert (root / "a" / "b" / "new").read_bytes() == b"x"
+    with pytest.raises(DropError) as caught, folder_of(root / "out" / "new", root):
+        pass
+    assert caught.value.code == "source-link"
+    with folder_of(root / "out" / "new", None) as folder:
+        assert folder == root / "out"
 
 
 def test_descriptors_are_given_back(root):
