@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format bench compatibility crash fuzz load soak faults fuse audit protos lock clean
+.PHONY: demo test lint format bench compatibility crash fuzz load soak faults fuse audit wheel coverage protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -88,6 +88,17 @@ faults: fuse
 fuse: $(VENV)/.dev
 	pkg-config --exists fuse3 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libfuse3-dev fuse3 pkg-config; }
 	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/faults.txt
+
+# Which lines and branches the tests reach, in this process and in those that they start.
+coverage: $(VENV)/.dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# Builds the wheel, runs it in empty environments, resolves its extras beside TensorFlow, JAX and PyTorch.
+wheel: $(VENV)/.run
+	$(BIN)/python requirements/wheel.py $(ARGS)
 
 # Which releases of what runs have known faults, or were withdrawn.
 audit: | $(BIN)/uv
