@@ -98,7 +98,6 @@ class ImpossibleMoveError(ValueError):
     def __init__(self, state: State, event: Event) -> None:
         super().__init__(f"a job in state {state.value!r} cannot move by {event.value!r}")
         self.state = state
-        self.event = event
 
 
 def advance(state: State, event: Event) -> State:

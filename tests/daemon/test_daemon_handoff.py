@@ -169,6 +169,28 @@ async def test_saves_of_several_threads_do_not_mix(trainer, tmp_path):
         assert_saved(tmp_path / "models" / str(step), params(step))
 
 
+def test_a_save_with_no_segment_free_is_skipped_and_a_cancelled_one_says_so(tmp_path):
+    """One export hangs, one waits: the third save goes by at once. A person cancels the second, and its handle tells."""
+    (tmp_path / "runs").mkdir()
+    write_config(tmp_path, daemon=HANDOFF)
+    with SmdaemonProcess(tmp_path, "run", "--config", "config.toml", held=True) as process:
+        process.logged("running")
+        with attach(tmp_path / "handoff.sock") as sidecar:
+            first = sidecar.save(1, {"w": np.ones(100, np.float32)}, model="ranker")
+            process.held()
+            second = sidecar.save(2, {"w": np.ones(100, np.float32)}, model="ranker")
+            waiting = process.job("queued")
+            third = sidecar.save(3, {"w": np.ones(100, np.float32)}, model="ranker").result(PATIENCE_SECONDS)
+            assert (third.state, third.code) == ("skipped", "handoff-busy")
+            for job in process.client.get("/v1/jobs", state="queued")["jobs"]:
+                waiting = process.client.post(f"/v1/jobs/{job['id']}/cancel")
+            assert waiting["state"] == "cancelled"
+            assert second.result(PATIENCE_SECONDS).code == "handoff-cancelled"
+            process.release()
+            assert first.result(PATIENCE_SECONDS).state == "published"
+        process.stop()
+
+
 async def test_options_of_a_request_are_options_of_a_save(trainer, tmp_path):
     """Tags, exclusion, a version of its own; a wrong one is the save's failure, with the code of a request."""
 

@@ -1,6 +1,7 @@
 import errno
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,12 @@ def test_every_code_is_kebab_case_and_has_meaning_and_remedy():
         for text in (meaning, remedy):
             assert text
             assert not text.endswith(".")
+
+
+def test_every_code_is_met_by_a_test():
+    """Somewhere under tests/ each is expected, by its name as a string or as a line of output has it."""
+    tests = "".join(path.read_text() for path in sorted(Path(__file__).parents[1].rglob("test_*.py")))
+    assert not [code for code in CODES if not re.search(rf"[\"'(]{code}[\"')]", tests)]
 
 
 def test_an_error_with_an_unlisted_code_cannot_be_raised():
