@@ -95,7 +95,7 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
             unchanged(source)
             if plan.verify:
                 report.verifying()
-                _verify(target, report.read_back)
+                _verify(target, report.read_back, past_cache=plan.segment is not None)
         except OSError as error:
             raise fault(error, "writing the export") from error
         return Exported(tensors, nbytes, _number(source.metadata, plan.metric))
@@ -110,9 +110,9 @@ def _assembled(plan: ExportPlan, source: Source, target: Path) -> tuple[Contents
         raise source_fault(error, Path(error.filename or plan.source)) from error
 
 
-def _verify(target: Path, on_bytes: Callable[[int], None]) -> None:
+def _verify(target: Path, on_bytes: Callable[[int], None], *, past_cache: bool) -> None:
     try:
-        verify(target, on_bytes)
+        verify(target, on_bytes, past_cache=past_cache)
     except DropError:
         if not target.is_dir():  # what was written has gone: a volume was unmounted, or somebody cleaned up
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target)) from None

@@ -37,7 +37,8 @@ class _PipeReport:
     def writing(self, tensors: int, nbytes: int) -> None:
         """Say what will be written and wait for the word to go on."""
         self.say("writing", [tensors, nbytes])
-        self._go.readline()
+        if not self._go.readline():
+            sys.exit("the daemon is gone")
 
     def advance(self, nbytes: int) -> None:
         """Count bytes; say so ten times a second."""

@@ -36,8 +36,10 @@ class Verified:
     fingerprint: str
 
 
-def verify(export_dir: Path, on_bytes: Callable[[int], None] | None = None) -> Verified:
+def verify(export_dir: Path, on_bytes: Callable[[int], None] | None = None, *, past_cache: bool = False) -> Verified:
     """Check the SavedModel in `export_dir` as a whole; `on_bytes(n)` is called after each n bytes of tensors that were read.
+
+    `past_cache`: as of `BundleReader`.
 
     Raises DropError: `savedmodel-missing` or `savedmodel-corrupt` as the reader does, `savedmodel-inconsistent` where the files
     contradict each other, `bundle-corrupt` or `bundle-missing-shard` for the variables' files.
@@ -45,7 +47,11 @@ def verify(export_dir: Path, on_bytes: Callable[[int], None] | None = None) -> V
     content, model = read_saved_model(export_dir)
     index = read_index(export_dir)
     entries: dict[str, BundleEntry] = {}
-    with BundleReader(variables_prefix(export_dir)) if index is not None else nullcontext() as bundle:
+    with (
+        BundleReader(variables_prefix(export_dir), past_cache=past_cache)
+        if index is not None
+        else nullcontext() as bundle
+    ):
         if bundle is not None:
             entries = dict(bundle.entries())
         _check_keys(model, bundle, entries)

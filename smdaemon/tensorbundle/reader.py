@@ -18,7 +18,7 @@ from smdaemon.tensorbundle.dtypes import STRING
 from smdaemon.tensorbundle.entries import BundleEntry, BundleHeader, decode_entry, decode_header
 from smdaemon.tensorbundle.files import data_path, index_path
 from smdaemon.tensorbundle.slices import check_partition, slice_key
-from smdaemon.tensorbundle.stored import Shard, StoredTensor, open_sized
+from smdaemon.tensorbundle.stored import DirectShard, Shard, StoredTensor, open_sized
 from smdaemon.tensorbundle.table import read_table
 from smdaemon.tensorbundle.tensors import Tensor, array_of
 
@@ -35,12 +35,14 @@ NUMPY_RANK_LIMIT = 32
 class BundleReader:
     """The bundle of that prefix (`.../variables/variables`), open until its `with` block ends.
 
+    With `past_cache` its data files are read past the page cache, which is worth it for those that were written past it.
     Raises DropError: `source-missing` without an index, `bundle-missing-shard` without a data file that a tensor needs,
     `bundle-corrupt` for what contradicts the format, `dtype-unsupported` when a tensor of an unknown type is asked for.
     """
 
-    def __init__(self, prefix: str | Path) -> None:
+    def __init__(self, prefix: str | Path, *, past_cache: bool = False) -> None:
         self.prefix = prefix
+        self._open = DirectShard if past_cache else Shard
         self._shards: dict[int, Shard] = {}
         self._values = dict(read_table(_read_index(index_path(prefix))))
         header = self._values.pop(b"", None)
@@ -166,7 +168,7 @@ class BundleReader:
 
     def _shard(self, number: int) -> Shard:
         if number not in self._shards:
-            self._shards[number] = Shard(data_path(self.prefix, number, self.header.shards))
+            self._shards[number] = self._open(data_path(self.prefix, number, self.header.shards))
         return self._shards[number]
 
     def _assembled(self, key: bytes, whole: BundleEntry) -> SlicedTensor:

@@ -16,7 +16,9 @@ from smdaemon.tensorbundle import ArrayTensor, BundleReader, PartitionedTensor, 
 from smdaemon.tensorbundle.coding import varint
 from smdaemon.tensorbundle.entries import encode_header, encode_kind, encode_place, encode_slices
 from smdaemon.tensorbundle.slices import slice_key
+from smdaemon.tensorbundle.stored import DirectShard
 from smdaemon.tensorbundle.table import write_table
+from smdaemon.tensorbundle.tensors import CHUNK_BYTES
 
 FLOAT32 = dtype_named("float32")
 STRING = dtype_named("string")
@@ -258,3 +260,54 @@ def test_damaged_bundles_raise_only_drop_errors(case: str, tmp_path: Path, data:
     found = drop_code(lambda: read_all(tmp_path / case))
     # only the unread metaindex and padding of the index may change unseen
     assert found == "bundle-corrupt" or (found is None and victim.suffix == ".index" and not cut)
+
+
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data file of a little more than two windows, on a disk that takes direct reads if there is one."""
+    path = tmp_path_factory.mktemp("direct") / "data"
+    path.write_bytes(np.random.default_rng(5).bytes(2 * CHUNK_BYTES + 12_345))
+    return path
+
+
+@given(st.lists(st.tuples(st.integers(0, 2 * CHUNK_BYTES + 12_345), st.integers(0, CHUNK_BYTES + 10)), max_size=6))
+def test_what_is_read_past_the_page_cache_is_what_is_there(long_file: Path, reads: list[tuple[int, int]]):
+    """Anywhere, in any order, across windows and up to the end."""
+    content = long_file.read_bytes()
+    shard = DirectShard(long_file)
+    try:
+        for offset, wanted in reads:
+            count = min(wanted, len(content) - offset)
+            buffer = bytearray(count)
+            shard.read_into(buffer, offset)
+            assert buffer == content[offset : offset + count]
+    finally:
+        shard.close()
+
+
+def test_a_bundle_is_verified_past_the_page_cache(tmp_path: Path):
+    """Every golden bundle, a large one, and each with a byte changed; a file system without direct reads is read as it is."""
+    write_bundle(
+        tmp_path / "large", {"w": ArrayTensor(np.arange(3 << 20, dtype=np.float32)), "b": ArrayTensor(np.ones(3))}
+    )
+    for prefix in (*(GOLDEN / name for name in SMALL), tmp_path / "large"):
+        with BundleReader(prefix, past_cache=True) as bundle:
+            bundle.verify()
+    data = Path(f"{tmp_path / 'large'}.data-00000-of-00001")
+    with data.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xff")
+    with BundleReader(tmp_path / "large", past_cache=True) as bundle:
+        assert code_of(bundle.verify) == "bundle-corrupt"
+
+
+def test_a_file_cut_while_it_is_read_past_the_page_cache_is_an_error(tmp_path: Path):
+    """As one that is read through it."""
+    path = tmp_path / "data"
+    path.write_bytes(bytes(2 * CHUNK_BYTES))
+    shard = DirectShard(path)
+    os.truncate(path, CHUNK_BYTES + 10)
+    with pytest.raises(DropError) as caught:
+        shard.read_into(bytearray(100), CHUNK_BYTES)
+    assert caught.value.code == "source-changed"
+    shard.close()
