@@ -8,6 +8,7 @@ from smdaemon.sources.base import Format, Source
 from smdaemon.sources.checkpoint_state import is_checkpoint
 from smdaemon.sources.files import source_fault, stat_of
 from smdaemon.sources.flax_msgpack import FlaxMsgpackFormat
+from smdaemon.sources.keras_weights import KerasWeightsFormat
 from smdaemon.sources.npy import NpyDirectoryFormat, NpyFormat
 from smdaemon.sources.npz import NpzFormat
 from smdaemon.sources.orbax import OrbaxFormat
@@ -24,6 +25,7 @@ FORMATS: tuple[Format, ...] = (
     SafetensorsFormat(),
     ShardedSafetensorsFormat(),
     FlaxMsgpackFormat(),
+    KerasWeightsFormat(),
     TfCheckpointFormat(),
     # never told by its name alone: whoever names it says that a .meta belongs to every checkpoint
     TfCheckpointFormat("tf1-checkpoint", wait_for_graph=True),

@@ -4,7 +4,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-_ENDINGS = (".safetensors.index.json", ".safetensors", ".npz", ".npy", ".msgpack", ".ckpt.index", ".index", ".ckpt")
+_ENDINGS = (
+    ".safetensors.index.json",
+    ".safetensors",
+    ".npz",
+    ".npy",
+    ".msgpack",
+    ".weights.h5",
+    ".ckpt.index",
+    ".index",
+    ".ckpt",
+)
 _SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")
 
 # a word for steps, no letter before it ("filter3" is no iteration), and the number behind it

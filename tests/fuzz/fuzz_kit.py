@@ -65,6 +65,19 @@ def _msgpack(_scratch: Path) -> list[bytes]:
     return [b"\x82\xa1w\xc7" + bytes([len(array), 1]) + array + b"\xa4step\x07"]
 
 
+def _keras(scratch: Path) -> list[bytes]:
+    import h5py
+
+    made = []
+    for bounds in ("earliest", "latest"):
+        path = scratch / "seed.weights.h5"
+        with h5py.File(path, "w", libver=bounds) as file:
+            file["layers/dense/vars/0"] = np.ones((2, 3), np.float32)
+            file["layers/dense/vars"].attrs["name"] = "dense"
+        made.append(path.read_bytes())
+    return made
+
+
 def _bundle_index(scratch: Path) -> list[bytes]:
     write_bundle(scratch / "seed", {name: ArrayTensor(np.asarray(value)) for name, value in _arrays().items()})
     return [(scratch / "seed.index").read_bytes()]
@@ -143,6 +156,7 @@ PARSERS = {
     "npy": Parser(_npy, _source(".npy")),
     "safetensors": Parser(_safetensors, _source(".safetensors")),
     "msgpack": Parser(_msgpack, _source(".msgpack")),
+    "keras weights": Parser(_keras, _source(".weights.h5")),
     "bundle index": Parser(_bundle_index, _parse_bundle),
     "saved_model.pb": Parser(_saved_model, _parse_model),
     "function bundle": Parser(_functions, lambda content, _: decode_functions(content, "x")),
