@@ -25,7 +25,17 @@ from smdaemon.proto import v1
 from smdaemon.sources.formats import FORMATS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/operations.md", "docs/architecture.md", "docs/format.md")
+PAGES = (
+    "README.md",
+    "docs/cli.md",
+    "docs/configuration.md",
+    "docs/control-api.md",
+    "docs/drops.md",
+    "docs/errors.md",
+    "docs/jobs.md",
+    "docs/monitoring.md",
+    "docs/requests.md",
+)
 
 _MARKED = re.compile(r"(?<=<!-- reference: )([a-z-]+)( -->\n).*?(?=<!-- end of reference -->)", re.DOTALL)
 
@@ -173,18 +183,25 @@ def routes_table() -> str:
 
 def metrics_table() -> str:
     """The metrics with smdaemon's name."""
-    model = v1.Model(name="m", watch_method="inotify", newest_version=1, jobs={"queued": 1})
-    model.newest_at.seconds = 1
-    metrics = Metrics(lambda: v1.Status(version="0", models=[model]))
-    metrics.observe_export("m", 1.0, 1)
     rows = []
-    for family in metrics.registry.collect():
+    for family in full_metrics().registry.collect():
         if family.name.startswith("smdaemon_"):
             ending = {"counter": "_total", "info": "_info"}.get(family.type, "")
             labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
             listed = ", ".join(f"`{label}`" for label in labels)
             rows.append((f"`{family.name}{ending}`", family.type, listed, family.documentation))
     return _table(("metric", "type", "labels", "meaning"), rows)
+
+
+def full_metrics() -> Metrics:
+    """The metrics of a daemon that has everything that a metric tells of: so none is left out, nor a label."""
+    model = v1.Model(name="m", watch_method="inotify", newest_version=1, jobs={"queued": 1}, disk_bytes=1)
+    model.newest_at.seconds = model.oldest_open_at.seconds = 1
+    metrics = Metrics(lambda: v1.Status(version="0", models=[model], handoff=v1.Handoff()))
+    metrics.observe_export("m", 1.0, 1)
+    metrics.observe_stall("m", 1.0)
+    metrics.observe_removals("m", 1)
+    return metrics
 
 
 def commands_table() -> str:

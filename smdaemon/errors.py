@@ -171,7 +171,7 @@ CODES: dict[str, Code] = {
         "the version is not a number that TensorFlow Serving takes", "use a whole number from 0 to 2**63 - 1"
     ),
     "request-invalid": Code(
-        "the export request cannot be understood", "correct the request; docs/operations.md lists its fields"
+        "the export request cannot be understood", "correct the request; docs/requests.md lists its fields"
     ),
     "request-model-unknown": Code(
         "the request names a model that is not configured", "name a [[model]] of the configuration"

@@ -1,5 +1,6 @@
 """Prometheus metrics: most are read from the daemon's status when they are asked for, so they cannot drift from it."""
 
+import collections
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,13 +16,18 @@ _EXPORT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 # From a snapshot on the device to a copy of hundreds of GiB.
 _STALL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _QUEUED_STATES = ("detected", "queued", "waiting")
+_ENDS = ("published", "failed", "superseded", "cancelled")
+
+Ended = collections.Counter[tuple[str, str]]
+"""Jobs that ended, by model and final state."""
 
 
 class Metrics:
-    """The daemon's metrics on a registry of their own. `status` is called for every scrape, in the scraping thread."""
+    """The daemon's metrics on a registry of their own. `status` and `healthy` are called for every scrape, in the scraping thread."""
 
-    def __init__(self, status: Callable[[], v1.Status]) -> None:
+    def __init__(self, status: Callable[[], v1.Status], healthy: Callable[[], bool] = lambda: True) -> None:
         self.registry = CollectorRegistry()
+        self._ended: Ended = collections.Counter()
         self._exported_bytes = Counter(
             "smdaemon_exported_bytes",
             "Bytes of tensors in the exports that this process published.",
@@ -49,12 +55,16 @@ class Metrics:
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
-        self.registry.register(StatusCollector(status))
+        self.registry.register(StatusCollector(status, healthy, self._ended))
 
     def observe_export(self, model: str, seconds: float, nbytes: int) -> None:
         """Count one published export of `nbytes` bytes that took `seconds` seconds."""
         self._exported_bytes.labels(model).inc(nbytes)
         self._export_seconds.labels(model).observe(seconds)
+
+    def observe_end(self, model: str, state: str) -> None:
+        """Count one job that came to its final state."""
+        self._ended[model, state] += 1
 
     def observe_stall(self, model: str, seconds: float) -> None:
         """Count one save that kept its trainer for `seconds`."""
@@ -66,10 +76,12 @@ class Metrics:
 
 
 class StatusCollector(Collector):
-    """Turns one `v1.Status` into metric families."""
+    """Turns one `v1.Status`, and what has ended so far, into metric families."""
 
-    def __init__(self, status: Callable[[], v1.Status]) -> None:
+    def __init__(self, status: Callable[[], v1.Status], healthy: Callable[[], bool], ended: Ended) -> None:
         self._status = status
+        self._healthy = healthy
+        self._ended = ended
 
     def describe(self) -> list[Metric]:
         """Nothing is claimed beforehand: registering must not ask a daemon that is still starting for its status."""
@@ -78,8 +90,10 @@ class StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families of the daemon, then those with a label for the model."""
         status = self._status()
+        yield _gauge("smdaemon_healthy", "1 while the daemon makes progress, as /healthz says it too.", self._healthy())
         yield from _daemon_families(status)
         yield from _model_families(status)
+        yield _ended_family(status, self._ended)
         if status.HasField("handoff"):
             yield from _handoff_families(status.handoff)
 
@@ -105,6 +119,7 @@ def _daemon_families(status: v1.Status) -> Iterator[Metric]:
         "1 while the last reload of the configuration is refused.",
         status.HasField("config_error"),
     )
+    yield _gauge("smdaemon_ready", "1 while requests are taken, as /readyz says it too.", status.phase == "running")
     yield _gauge("smdaemon_draining", "1 while the daemon finishes its work to stop.", status.phase == "draining")
     yield _gauge(
         "smdaemon_host_memory_limit_bytes",
@@ -147,6 +162,15 @@ def _model_families(status: v1.Status) -> Iterator[Metric]:
     retention = GaugeMetricFamily(
         "smdaemon_retention_failed", "1 while old versions of the model cannot be removed.", labels=["model"]
     )
+    oldest = GaugeMetricFamily(
+        "smdaemon_oldest_open_job_time_seconds",
+        "When the oldest job that has not ended was accepted, in seconds since 1970; absent while all have ended.",
+        labels=["model"],
+    )
+    free = GaugeMetricFamily("smdaemon_disk_free_bytes", "Room where the model is published.", labels=["model"])
+    disk = GaugeMetricFamily(
+        "smdaemon_disk_bytes", "Size of the file system where the model is published.", labels=["model"]
+    )
     watch = InfoMetricFamily("smdaemon_watch", "How the model's directory is watched.", labels=["model"])
     for model in status.models:
         for state in sorted(model.jobs):
@@ -159,7 +183,23 @@ def _model_families(status: v1.Status) -> Iterator[Metric]:
             version.add_metric([model.name], model.newest_version)
         if model.HasField("newest_at"):
             published.add_metric([model.name], _seconds(model.newest_at))
-    yield from (jobs, queue, version, published, healthy, retention, watch)
+        if model.HasField("oldest_open_at"):
+            oldest.add_metric([model.name], _seconds(model.oldest_open_at))
+        if model.disk_bytes:
+            free.add_metric([model.name], model.disk_free_bytes)
+            disk.add_metric([model.name], model.disk_bytes)
+    yield from (jobs, queue, oldest, version, published, healthy, retention, free, disk, watch)
+
+
+def _ended_family(status: v1.Status, ended: Ended) -> Metric:
+    # from 0 on for every configured model: Prometheus sees no increase in a series that begins with 1
+    pairs = {(model.name, state) for model in status.models for state in _ENDS} | set(ended)
+    family = CounterMetricFamily(
+        "smdaemon_jobs_ended", "Jobs that came to that end since the start of the daemon.", labels=["model", "state"]
+    )
+    for model, state in sorted(pairs):
+        family.add_metric([model, state], ended[model, state])
+    return family
 
 
 def _seconds(time: Any) -> float:

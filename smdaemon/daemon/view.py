@@ -25,7 +25,7 @@ from smdaemon.jobs.job import Job, JobError, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.messages import error_message, line_message, set_time, to_message
 from smdaemon.jobs.scheduler import Scheduler
-from smdaemon.jobs.states import State
+from smdaemon.jobs.states import TERMINAL, State
 from smdaemon.log import RECENT
 from smdaemon.proto import v1
 from smdaemon.watch.watcher import WatchState
@@ -79,7 +79,7 @@ class View:
         self._space = space
         self._pulse = pulse
         self._stopping = trio.Event()
-        self._metrics = Metrics(self.status)
+        self._metrics = Metrics(self.status, self.healthy)
         self.past = History(self.status, lambda: sum(attempt.progress.rate for attempt in scheduler.attempts()))
         ledger.observe(self._observe)
         handoffs.observers += [self._metrics.observe_stall, self.past.observe_stall]
@@ -128,9 +128,14 @@ class View:
 
     def models(self) -> v1.ModelList:
         """The configured models."""
-        return v1.ModelList(models=[self._model(model) for model in self._condition.config.model])
+        oldest: dict[str, float] = {}  # one walk: there may be thousands of open jobs
+        for job in self._ledger.open_jobs.values():
+            oldest[job.model] = min(job.created_at, oldest.get(job.model, job.created_at))
+        return v1.ModelList(
+            models=[self._model(model, oldest.get(model.name)) for model in self._condition.config.model]
+        )
 
-    def _model(self, settings: ModelSettings) -> v1.Model:
+    def _model(self, settings: ModelSettings, oldest: float | None) -> v1.Model:
         model = v1.Model(
             name=settings.name,
             watch=settings.watch,
@@ -153,6 +158,8 @@ class View:
         if newest is not None and newest.version is not None:
             model.newest_version, model.newest_bytes = newest.version, newest.bytes_total
             set_time(model.newest_at, newest.updated_at)
+        if oldest is not None:
+            set_time(model.oldest_open_at, oldest)
         problem = self._versions.problems.get(settings.name)
         if problem is not None:
             model.retention_error.CopyFrom(error_message(JobError.of(problem)))
@@ -239,6 +246,8 @@ class View:
 
     def _observe(self, move: Moved) -> None:
         job = move.job
+        if job.state in TERMINAL:
+            self._metrics.observe_end(job.model, job.state.value)
         if job.state is State.PUBLISHED:
             self._metrics.observe_export(job.model, job.updated_at - job.created_at, job.bytes_total)
 

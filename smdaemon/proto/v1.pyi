@@ -387,7 +387,7 @@ class Event(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., job: _Optional[_Union[Job, _Mapping]] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "watch", "publish", "watch_method", "health", "error", "newest_version", "newest_at", "jobs", "retention_error", "disk_free_bytes", "disk_bytes", "newest_bytes")
+    __slots__ = ("name", "watch", "publish", "watch_method", "health", "error", "newest_version", "newest_at", "jobs", "retention_error", "disk_free_bytes", "disk_bytes", "newest_bytes", "oldest_open_at")
     class JobsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -408,6 +408,7 @@ class Model(_message.Message):
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     NEWEST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_OPEN_AT_FIELD_NUMBER: _ClassVar[int]
     name: str
     watch: str
     publish: str
@@ -421,7 +422,8 @@ class Model(_message.Message):
     disk_free_bytes: int
     disk_bytes: int
     newest_bytes: int
-    def __init__(self, name: _Optional[str] = ..., watch: _Optional[str] = ..., publish: _Optional[str] = ..., watch_method: _Optional[str] = ..., health: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., newest_version: _Optional[int] = ..., newest_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., retention_error: _Optional[_Union[Error, _Mapping]] = ..., disk_free_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., newest_bytes: _Optional[int] = ...) -> None: ...
+    oldest_open_at: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., watch: _Optional[str] = ..., publish: _Optional[str] = ..., watch_method: _Optional[str] = ..., health: _Optional[str] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., newest_version: _Optional[int] = ..., newest_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., retention_error: _Optional[_Union[Error, _Mapping]] = ..., disk_free_bytes: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., newest_bytes: _Optional[int] = ..., oldest_open_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ModelList(_message.Message):
     __slots__ = ("models",)

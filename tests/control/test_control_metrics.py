@@ -4,6 +4,7 @@ from control_fakes import FakeBackend
 from prometheus_client import generate_latest
 
 from smdaemon.control.metrics import Metrics
+from smdaemon.jobs.states import TERMINAL
 from smdaemon.proto import v1
 
 
@@ -50,6 +51,43 @@ def test_observed_exports():
     assert scraped["smdaemon_exported_bytes_total", (("model", "m"),)] == 1500
     assert scraped["smdaemon_export_seconds_bucket", (("le", "0.25"), ("model", "m"))] == 1
     assert scraped["smdaemon_export_seconds_count", (("model", "m"),)] == 2
+
+
+def test_ends_are_counted_from_zero():
+    """Every end of every configured model is there before the first job: an increase can be seen in it."""
+    status = v1.Status(models=[v1.Model(name="m")])
+    metrics = Metrics(lambda: status)
+    failed = (("model", "m"), ("state", "failed"))
+    assert samples(metrics)["smdaemon_jobs_ended_total", failed] == 0
+    metrics.observe_end("m", "failed")
+    metrics.observe_end("gone", "published")
+    scraped = samples(metrics)
+    assert scraped["smdaemon_jobs_ended_total", failed] == 1
+    assert scraped["smdaemon_jobs_ended_total", (("model", "gone"), ("state", "published"))] == 1
+    ends = {dict(labels)["state"] for name, labels in scraped if name == "smdaemon_jobs_ended_total"}
+    assert ends == {state.value for state in TERMINAL}
+
+
+def test_what_waits_and_what_room_there_is():
+    """The oldest open job and the disk are told where there are any, and left out elsewhere."""
+    status = v1.Status(models=[v1.Model(name="m", disk_free_bytes=5, disk_bytes=9), v1.Model(name="n")])
+    status.models[0].oldest_open_at.FromSeconds(7)
+    scraped = samples(Metrics(lambda: status))
+    assert scraped["smdaemon_oldest_open_job_time_seconds", (("model", "m"),)] == 7
+    assert scraped["smdaemon_disk_free_bytes", (("model", "m"),)] == 5
+    assert scraped["smdaemon_disk_bytes", (("model", "m"),)] == 9
+    told = {name for name, labels in scraped if dict(labels).get("model") == "n"}
+    assert not told & {"smdaemon_oldest_open_job_time_seconds", "smdaemon_disk_free_bytes", "smdaemon_disk_bytes"}
+
+
+def test_ready_and_healthy():
+    """A daemon that starts is not ready; one that is stuck is not healthy, though it still answers a scrape."""
+    status = v1.Status(phase="starting")
+    stuck = samples(Metrics(lambda: status, lambda: False))
+    assert (stuck["smdaemon_ready", ()], stuck["smdaemon_healthy", ()]) == (0, 0)
+    status.phase = "running"
+    well = samples(Metrics(lambda: status))
+    assert (well["smdaemon_ready", ()], well["smdaemon_healthy", ()]) == (1, 1)
 
 
 def test_every_metric_is_documented():
