@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format bench compatibility crash fuzz load soak faults fuse audit wheel coverage protos lock clean
+.PHONY: demo test lint format docs bench compatibility crash fuzz load soak faults fuse audit wheel coverage protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -47,6 +47,14 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+$(VENV)/.docs: requirements/docs.txt | $(BIN)/uv
+	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/docs.txt
+	touch $@
+
+# The documentation as a site, in site/. A link that leads nowhere fails it.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -62,6 +70,7 @@ lock: | $(BIN)/uv
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group test --group dev \
 	    -c requirements/run.txt -o requirements/dev.txt
+	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group docs -c requirements/dev.txt -o requirements/docs.txt
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group build -o requirements/build.txt
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group faults -c requirements/dev.txt -o requirements/faults.txt
 
@@ -106,4 +115,4 @@ audit: | $(BIN)/uv
 	$(BIN)/python requirements/audit.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-compat dist build
+	rm -rf $(VENV) .venv-compat dist build site

@@ -10,14 +10,14 @@ A table stands between `<!-- reference: NAME -->` and `<!-- end of reference -->
 import ast
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
 from smdaemon import config, errors
-from smdaemon.cli.main import GROUPS
+from smdaemon.cli.main import GROUPS, make_app
 from smdaemon.control.app import OPERATIONS
 from smdaemon.control.metrics import Metrics
 from smdaemon.jobs.states import TRANSITIONS, State
@@ -33,6 +33,7 @@ PAGES = (
     "docs/drops.md",
     "docs/errors.md",
     "docs/jobs.md",
+    "docs/messages.md",
     "docs/monitoring.md",
     "docs/requests.md",
 )
@@ -214,6 +215,14 @@ def commands_table() -> str:
     return _table(("command", "what it does", "kind"), rows)
 
 
+def options_of_commands() -> str:
+    """Every command with its parameters, as its own help has them."""
+    whole: str = make_app().generate_docs(output_format="markdown")
+    _, mark, commands = whole.partition("## smdaemon run")
+    assert mark
+    return f"{mark}{commands}".rstrip()
+
+
 def formats_table() -> str:
     """The source formats."""
     rows = []
@@ -236,6 +245,45 @@ def message_table(name: str) -> str:
             rows.append((f"`{field[2]}`", _FIELD_TYPES[field[1]], " ".join(comment)))
             comment = []
     return _table(("field", "type", "meaning"), rows)
+
+
+def messages_tables() -> str:
+    """Every message of the project's own protos: what it is, its fields and the comments above them."""
+    parts = []
+    for file in sorted((ROOT / "protos/smdaemon/v1").glob("*.proto")):
+        parts.append(f"## {file.name}\n\n{_sentence(_leading_comment(file.read_text()))}")
+        for name, comment, fields in _messages_in(file.read_text()):
+            said = f"{_sentence(comment)}\n\n" if comment else ""
+            table = _table(("number", "field", "type", "meaning"), fields) if fields else "No fields."
+            parts.append(f"### {name}\n\n{said}{table}")
+    return "\n\n".join(parts)
+
+
+def _leading_comment(source: str) -> str:
+    return " ".join(line.strip("/ ") for line in source.partition("syntax")[0].splitlines())
+
+
+def _sentence(text: str) -> str:
+    """With an end, and what would be a tag in Markdown as code."""
+    return re.sub(r"\[\[model\]\]", "`[[model]]`", text if text.endswith(".") else f"{text}.")
+
+
+def _messages_in(source: str) -> Iterator[tuple[str, str, list[tuple[str, str, str, str]]]]:
+    """The messages of a .proto: name, comment above, and rows of number, field, type and comment."""
+    comment: list[str] = []
+    name, above, fields = "", "", list[tuple[str, str, str, str]]()
+    for line in source.splitlines():
+        if said := re.match(r"\s*// (.*)", line):
+            comment.append(said[1])
+            continue
+        if begun := re.match(r"message (\w+) \{(\})?", line):
+            name, above, fields = begun[1], " ".join(comment), []
+        elif name and (field := re.match(r"\s+(.+) (\w+) = (\d+);", line)):
+            fields.append((field[3], f"`{field[2]}`", f"`{field[1]}`", _sentence(" ".join(comment)) if comment else ""))
+        if name and re.match(r"\}|message \w+ \{\}", line):
+            yield name, above, fields
+            name = ""
+        comment = []
 
 
 _FIELD_TYPES = {
@@ -261,10 +309,12 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "command-options": options_of_commands,
     "commands": commands_table,
     "daemon-keys": lambda: keys_table(config.DaemonSettings),
     "errors": errors_table,
     "formats": formats_table,
+    "messages": messages_tables,
     "metrics": metrics_table,
     "model-keys": lambda: keys_table(config.ModelSettings),
     "request-fields": lambda: message_table("ExportRequest"),

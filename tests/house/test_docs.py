@@ -4,11 +4,13 @@ import dataclasses
 import importlib.util
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import yaml
 
 from smdaemon.config import parse_config
 from smdaemon.jobs.states import State
@@ -20,6 +22,7 @@ from smdaemon.tensorbundle import ArrayTensor, BundleReader
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("systemd/*.md"), ROOT / "benchmarks/README.md"])
+TUTORIALS = sorted(ROOT.glob("docs/tutorials/*.md"))  # what they show is run by tests/docs/
 FORMAT = ROOT / "docs" / "format.md"
 
 
@@ -89,7 +92,7 @@ def test_check_names_the_page_that_differs(
     assert reference.main(["--check"]) == 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("page", [*PAGES, *TUTORIALS], ids=named)
 def test_relative_links_lead_somewhere(page: Path):
     """Every link to a file of the repository finds it, and every link to a heading finds that."""
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
@@ -110,6 +113,23 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_site_has_every_page():
+    """mkdocs.yml's nav names each page of docs/, and each page beside it that the site takes in, once; and nothing else."""
+
+    def pages(nav: object) -> Iterator[str]:
+        if isinstance(nav, str):
+            yield nav
+        else:
+            for part in nav.values() if isinstance(nav, dict) else nav:
+                yield from pages(part)
+
+    beside = re.search(r"^PAGES = \((.*?)\)", (ROOT / "docs/site_pages.py").read_text(), re.DOTALL | re.MULTILINE)
+    taken_in = re.findall(r'"([^"]+)"', beside[1])
+    there = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+    named_pages = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(named_pages) == sorted([*there, *taken_in])
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=named)
 def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A page's Python blocks, one after the other, in an empty directory."""
@@ -119,7 +139,7 @@ def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
         exec(compile(example, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")], ids=named)
+@pytest.mark.parametrize("page", [page for page in [*PAGES, *TUTORIALS] if blocks(page, "toml")], ids=named)
 def test_configurations_are_accepted(page: Path):
     """Every configuration that a page shows is one."""
     for example in blocks(page, "toml"):
