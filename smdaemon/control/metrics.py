@@ -90,10 +90,10 @@ class StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families of the daemon, then those with a label for the model."""
         status = self._status()
+        yield _ended_family(status, self._ended)
         yield _gauge("smdaemon_healthy", "1 while the daemon makes progress, as /healthz says it too.", self._healthy())
         yield from _daemon_families(status)
         yield from _model_families(status)
-        yield _ended_family(status, self._ended)
         if status.HasField("handoff"):
             yield from _handoff_families(status.handoff)
 
@@ -133,6 +133,17 @@ def _daemon_families(status: v1.Status) -> Iterator[Metric]:
     )
     yield _gauge("smdaemon_workers", "Exports that may run at the same time.", status.workers)
     yield _gauge("smdaemon_workers_busy", "Exports that run now.", status.workers_busy)
+
+
+def _ended_family(status: v1.Status, ended: Ended) -> Metric:
+    # from 0 on for every configured model: Prometheus sees no increase in a series that begins with 1
+    pairs = {(model.name, state) for model in status.models for state in _ENDS} | set(ended)
+    family = CounterMetricFamily(
+        "smdaemon_jobs_ended", "Jobs that came to that end since the start of the daemon.", labels=["model", "state"]
+    )
+    for model, state in sorted(pairs):
+        family.add_metric([model, state], ended[model, state])
+    return family
 
 
 def _handoff_families(handoff: v1.Handoff) -> Iterator[Metric]:
@@ -189,17 +200,6 @@ def _model_families(status: v1.Status) -> Iterator[Metric]:
             free.add_metric([model.name], model.disk_free_bytes)
             disk.add_metric([model.name], model.disk_bytes)
     yield from (jobs, queue, oldest, version, published, healthy, retention, free, disk, watch)
-
-
-def _ended_family(status: v1.Status, ended: Ended) -> Metric:
-    # from 0 on for every configured model: Prometheus sees no increase in a series that begins with 1
-    pairs = {(model.name, state) for model in status.models for state in _ENDS} | set(ended)
-    family = CounterMetricFamily(
-        "smdaemon_jobs_ended", "Jobs that came to that end since the start of the daemon.", labels=["model", "state"]
-    )
-    for model, state in sorted(pairs):
-        family.add_metric([model, state], ended[model, state])
-    return family
 
 
 def _seconds(time: Any) -> float:
