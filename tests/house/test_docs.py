@@ -14,6 +14,7 @@ import yaml
 
 from smdaemon.config import parse_config
 from smdaemon.jobs.states import State
+from smdaemon.proto import v1
 from smdaemon.proto.mapping import request_from_json
 from smdaemon.savedmodel import write_weights
 from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY
@@ -72,6 +73,19 @@ def test_the_error_table_has_every_code_and_the_states_every_state():
     table = reference.errors_table()
     assert re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE) == list(reference.errors.CODES)
     assert list(reference.STATES) == list(State)
+
+
+def test_the_messages_are_all_there_with_every_field():
+    """docs/messages.md has what the compiled protos have: the script reads the text of the .proto files."""
+    reference = load_reference()
+    shown: dict[str, dict[str, int]] = {}
+    for section in re.split(r"^### ", reference.messages_tables(), flags=re.MULTILINE)[1:]:
+        rows = re.findall(r"^\| (\d+) \| `(\w+)`", section, re.MULTILINE)
+        shown[section.split("\n", 1)[0]] = {name: int(number) for number, name in rows}
+    names = re.findall(r"^class (\w+)\(", (ROOT / "smdaemon/proto/v1.pyi").read_text(), re.MULTILINE)
+    messages = [getattr(v1, name).DESCRIPTOR for name in names]
+    compiled = {kind.name: {field.name: field.number for field in kind.fields} for kind in messages}
+    assert shown == compiled
 
 
 def test_check_names_the_page_that_differs(
