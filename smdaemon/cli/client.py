@@ -70,11 +70,16 @@ class Client:
         """The JSON answer of POST `path`; parameters that are None are left out."""
         return self._call("POST", path, query=query, body=body)
 
-    def events(self, after: int | None = None) -> Iterator[ServerEvent]:
-        """The daemon's events after `after` (None: from now on), until the daemon ends the stream."""
-        connection = self._connection(timeout=None)
+    def events(self, after: int | None = None, *, status: bool = False) -> Iterator[ServerEvent]:
+        """The daemon's events after `after` (None: from now on), until the daemon ends the stream.
+
+        With `status` the daemon's status comes too, at once and as it changes. A daemon that says nothing at all for the
+        client's time limit is away: it would say at least that it is there.
+        """
+        connection = self._connection(timeout=self._timeout)
+        query = {"after": after, "status": "true" if status else None}
         try:
-            response = self._send(connection, "GET", _with_query("/v1/events", {"after": after}), None)
+            response = self._send(connection, "GET", _with_query("/v1/events", query), None)
             if response.status != 200:
                 raise _remote_error(response.status, response.read())
             yield from _parse_events(response)

@@ -41,6 +41,7 @@ GROUPS: dict[str, list[Command]] = {
     ],
     "Ask the daemon": [
         Command("status", "smdaemon.cli.status:status", "Show the daemon, its models and what runs."),
+        Command("top", "smdaemon.cli.top:top", "The same, live: models, queue and meters."),
         Command("health", "smdaemon.cli.health:health", "Exit with 0 while the daemon is well: a probe."),
         Command("jobs", "smdaemon.cli.jobs:jobs", "List jobs, newest first."),
         Command("show", "smdaemon.cli.jobs:show", "Show one job with its history."),

@@ -12,6 +12,8 @@ from smdaemon.journald import is_journal, with_priority
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
 
 # Control, format (direction overrides, zero width), surrogate and private use characters, line and paragraph separators.
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -102,19 +104,32 @@ def console() -> "Console":
     return Console(width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> "RenderableType":
-    """A plain table; a column whose name starts with '>' is set to the right. Cells are made visible, and folded, never cut."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, one_line: bool = False) -> "Table":
+    """A plain table; a column whose name starts with '>' is set to the right.
+
+    Cells are made visible, what rich can draw by itself stays. They are folded, never cut, unless each row is to take one line.
+    """
+    from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         made.add_column(
-            Text(name.removeprefix(">")), justify="right" if name.startswith(">") else "left", overflow="fold"
+            Text(name.removeprefix(">")),
+            justify="right" if name.startswith(">") else "left",
+            overflow="ellipsis" if one_line else "fold",
+            no_wrap=one_line,
         )
     for row in rows:
-        made.add_row(*(Text(visible(cell), style=_STYLES.get(str(cell), "")) for cell in row))
+        made.add_row(*(cell if isinstance(cell, ProgressBar) else _text(cell) for cell in row))
     return made
+
+
+def _text(cell: object) -> "Text":
+    from rich.text import Text
+
+    return Text(visible(cell), style=_STYLES.get(str(cell), ""))
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> "RenderableType":
@@ -124,7 +139,7 @@ def pairs(rows: Iterable[tuple[str, object]]) -> "RenderableType":
 
     made = Table(box=None, pad_edge=False, show_header=False)
     for name, value in rows:
-        made.add_row(Text(name, style="bold"), Text(visible(value), style=_STYLES.get(str(value), "")))
+        made.add_row(Text(name, style="bold"), _text(value))
     return made
 
 

@@ -1,4 +1,4 @@
-"""`smdaemon status`: the daemon, its models and what runs, as a page, as JSON, or drawn again with every change."""
+"""`smdaemon status`: the daemon, its models and what runs, as a page, as JSON, or told again with every change."""
 
 import json
 import sys
@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from smdaemon.cli import output
 from smdaemon.cli.client import Client
+from smdaemon.cli.follow import RUNNING
 from smdaemon.cli.jobs import job_table
 from smdaemon.cli.options import AsJson, Socket
 from smdaemon.errors import SmdaemonError
@@ -19,7 +20,6 @@ from smdaemon.errors import SmdaemonError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_RUNNING = ("staging", "writing", "verifying", "committing")
 _FAILURES_SHOWN = 3
 # Between two pictures: at most, for bytes that move without an event, and at least, for bursts of events.
 _REDRAW_SECONDS = 1.0
@@ -31,12 +31,21 @@ Json = dict[str, Any]
 def status(
     *,
     as_json: AsJson = False,
-    watch: Annotated[bool, Parameter(negative="", help="Draw it again with every change until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Tell it again with every change until Ctrl-C; on a terminal this is smdaemon top."
+        ),
+    ] = False,
     socket: Socket = None,
 ) -> None:
     """Show the daemon, its models and what runs."""
     client = Client(socket)
-    if watch:
+    if watch and not as_json and sys.stdin.isatty() and sys.stdout.isatty():
+        from smdaemon.cli.top import top
+
+        top(socket=socket)
+    elif watch:
         _watch(client, as_json=as_json)
     elif as_json:
         output.print_json(client.get("/v1/status"))
@@ -47,10 +56,7 @@ def status(
 def snapshot(client: Client) -> tuple[Json, list[Json], list[Json]]:
     """The status, the jobs that run, and the newest failed ones."""
     answer = client.get("/v1/status")
-    running: list[Json] = []
-    for state in _RUNNING:
-        if answer["jobs"].get(state):
-            running += client.get("/v1/jobs", state=state, limit=100)["jobs"]
+    running = [job for job in client.get("/v1/queue", limit=100)["jobs"] if job["state"] in RUNNING]
     failed: list[Json] = []
     if answer["jobs"].get("failed"):
         failed = client.get("/v1/jobs", state="failed", limit=_FAILURES_SHOWN)["jobs"]
@@ -63,7 +69,7 @@ def page(answer: Json, running: list[Json], failed: list[Json], now: datetime) -
 
     parts: list[Any] = [output.pairs(_daemon_facts(answer, now))]
     if answer["models"]:
-        parts += ["", _model_table(answer["models"], now), *_model_errors(answer["models"])]
+        parts += ["", _model_table(answer["models"], now), *model_errors(answer["models"])]
     if running:
         parts += ["", "running", job_table(running, now)]
     if failed:
@@ -77,19 +83,20 @@ def _daemon_facts(answer: Json, now: datetime) -> list[tuple[str, object]]:
         ("smdaemon", f"{answer['version']}, {answer['phase']}, pid {answer['pid']}"),
         ("up", output.age(answer.get("started_at"), now)),
         ("config", answer["config_file"]),
-        ("jobs", _counts(answer["jobs"]) or "none"),
+        ("jobs", counts(answer["jobs"]) or "none"),
         ("workers", f"{answer['workers_busy']} of {answer['workers']} busy"),
         ("host memory", f"{output.human_bytes(used)} of {output.human_bytes(limit)}"),
     ]
     if "handoff" in answer:
-        facts.append(("handoff", _handoff(answer["handoff"])))
+        facts.append(("handoff", handoff_facts(answer["handoff"])))
     if "config_error" in answer:
         error = answer["config_error"]
         facts.insert(3, ("reload refused", f"{error['message']} ({error['code']}); {error['remedy']}"))
     return facts
 
 
-def _handoff(handoff: Json) -> str:
+def handoff_facts(handoff: Json) -> str:
+    """What trainers hand over, in words."""
     used, limit = handoff["memory_used_bytes"], handoff["memory_bytes"]
     told = f"{handoff['trainers']} trainers, {output.human_bytes(used)} of {output.human_bytes(limit)}"
     if handoff["saves"]:
@@ -97,7 +104,8 @@ def _handoff(handoff: Json) -> str:
     return told
 
 
-def _counts(jobs: dict[str, int]) -> str:
+def counts(jobs: dict[str, int]) -> str:
+    """How many jobs are in which state, in words."""
     return ", ".join(f"{count} {state}" for state, count in jobs.items() if count)
 
 
@@ -109,7 +117,7 @@ def _model_table(models: list[Json], now: datetime) -> "RenderableType":
             output.age(model.get("newest_at"), now),
             model["health"],
             model["watch_method"] or "-",
-            _counts(model["jobs"]) or "-",
+            counts(model["jobs"]) or "-",
             model["publish"],
         )
         for model in models
@@ -117,7 +125,7 @@ def _model_table(models: list[Json], now: datetime) -> "RenderableType":
     return output.table(["model", ">version", ">age", "health", "watched by", "jobs", "publishes to"], rows)
 
 
-def _model_errors(models: list[Json]) -> list[str]:
+def model_errors(models: list[Json]) -> list[str]:
     """A line for each error of a model, its watch's or its retention's: too long for a column."""
     return [
         output.visible(f"{model['name']}: {error['message']} ({error['code']}); {error['remedy']}")
@@ -134,13 +142,8 @@ def _watch(client: Client, *, as_json: bool) -> None:
     try:
         if as_json:
             _draw_loop(client, changed, _print_json_line)
-        elif not sys.stdout.isatty():
-            _draw_loop(client, changed, lambda client: output.console().print(_picture(client), ""))
         else:
-            from rich.live import Live
-
-            with Live(console=output.console(), auto_refresh=False, screen=True) as live:
-                _draw_loop(client, changed, lambda client: live.update(_picture(client), refresh=True))
+            _draw_loop(client, changed, lambda client: output.console().print(_picture(client), ""))
     except KeyboardInterrupt:
         return
 

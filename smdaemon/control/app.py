@@ -69,6 +69,12 @@ async def _jobs(backend: Backend, request: Request) -> Response:
     return message_response(jobs, request.headers)
 
 
+async def _queue(backend: Backend, request: Request) -> Response:
+    query.only(request, "model", "limit")
+    limit = query.whole(request, "limit", low=1, high=1000) or 100
+    return message_response(backend.queue(query.text(request, "model"), limit), request.headers)
+
+
 async def _job(backend: Backend, request: Request) -> Response:
     query.only(request)
     return message_response(await backend.job(_job_id(request)), request.headers)
@@ -181,6 +187,13 @@ OPERATIONS = [
     Operation(
         "GET", "/v1/jobs", "jobs, newest first; next_before is the next page", answer="JobList", query=_JOBS_QUERY
     ),
+    Operation(
+        "GET",
+        "/v1/queue",
+        "jobs that have not ended: what runs, then what waits, the oldest first",
+        answer="JobList",
+        query={"model": "string", "limit": "integer"},
+    ),
     Operation("GET", "/v1/jobs/{id}", "one job with its history", answer="Job"),
     Operation("POST", "/v1/exports", "ask for an export", body="ExportRequest", answer="Job", status=202),
     Operation("POST", "/v1/jobs/{id}/cancel", "cancel an open job", answer="Job"),
@@ -231,6 +244,7 @@ _HANDLERS: dict[str, Handler] = {
     "/v1/history": _history,
     "/v1/models": _models,
     "/v1/jobs": _jobs,
+    "/v1/queue": _queue,
     "/v1/jobs/{id}": _job,
     "/v1/exports": _submit,
     "/v1/jobs/{id}/cancel": _cancel,

@@ -39,6 +39,9 @@ class Backend(Protocol):
     async def jobs(self, *, model: str | None, state: str | None, before: int | None, limit: int) -> v1.JobList:
         """At most `limit` jobs with ids below `before`, newest first."""
 
+    def queue(self, model: str | None, limit: int) -> v1.JobList:
+        """At most `limit` jobs that have not ended: what runs, then what waits, the oldest first."""
+
     async def job(self, job_id: int, /) -> v1.Job:
         """One job with its history; ConfigError job-unknown."""
 

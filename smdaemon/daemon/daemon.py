@@ -126,13 +126,14 @@ class Daemon:
                 served = trio.Event()
                 addresses = await nursery.start(self._serve, view, served)
                 await nursery.start(self._obey_signals)
-                for service in (view.past.run, results.run, versions.run):
+                for service in (results.run, versions.run):
                     nursery.start_soon(service)
                 await self._scheduler.recover()
                 handoffs.restore(self._inherited.stored)
                 if settings.handoff_socket:
                     await nursery.start(self._serve_trainers, handoffs)
                 await self._space.look()
+                nursery.start_soon(view.past.run)  # its first sample knows the room, too
                 nursery.start_soon(self._space.run)
                 nursery.start_soon(self._scheduler.run)
                 nursery.start_soon(self._forget_old_jobs, ledger)

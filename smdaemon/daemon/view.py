@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Protocol
 
 import trio
@@ -25,7 +26,7 @@ from smdaemon.jobs.job import Job, JobError, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.messages import error_message, line_message, set_time, to_message
 from smdaemon.jobs.scheduler import Scheduler
-from smdaemon.jobs.states import TERMINAL, State
+from smdaemon.jobs.states import ACTIVE, TERMINAL, State
 from smdaemon.log import RECENT
 from smdaemon.proto import v1
 from smdaemon.watch.watcher import WatchState
@@ -178,6 +179,12 @@ class View:
         found = await self._ledger.page(model, wanted, before, limit)
         more = found[-1].id if len(found) == limit else 0
         return v1.JobList(jobs=[self._message(job) for job in found], next_before=more)
+
+    def queue(self, model: str | None, limit: int) -> v1.JobList:
+        """At most `limit` jobs that have not ended: what runs, then what waits, the oldest first."""
+        found = [job for job in self._ledger.open_jobs.values() if model in (None, job.model)]
+        first = nsmallest(limit, found, key=lambda job: (job.state not in ACTIVE, job.id))
+        return v1.JobList(jobs=[self._message(job) for job in first])
 
     async def job(self, job_id: int, /) -> v1.Job:
         """One job with its history."""

@@ -11,6 +11,7 @@ from smdaemon.errors import ConfigError, DropError, EnvironmentFault
 from smdaemon.proto import v1
 
 CANCELLABLE = {"queued", "waiting", "writing"}
+ENDED = {"published", "failed", "superseded", "cancelled"}
 
 
 class FakeBackend:
@@ -90,6 +91,12 @@ class FakeBackend:
             answer.jobs.add().CopyFrom(job)
             del answer.jobs[-1].history[:]
         return answer
+
+    def queue(self, model, limit):
+        """What has not ended, what is written first."""
+        found = [job for job in self._jobs.values() if model in (None, job.model) and job.state not in ENDED]
+        found.sort(key=lambda job: (job.state != "writing", job.id))
+        return v1.JobList(jobs=found[:limit])
 
     async def job(self, job_id, /):
         """One job with its history."""

@@ -1,6 +1,8 @@
 // Talks to the daemon that this page came from, and to nobody else.
 
 const TOKEN = "smdaemon-token";
+// The daemon says every 15 s that it is there: a stream that is silent for longer is dead, whatever the network believes.
+const SILENCE_MS = 40_000;
 
 /** What the daemon refused, or that it does not answer. */
 export class ApiError extends Error {
@@ -63,7 +65,9 @@ export async function* events(path, signal, opened) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
+    const silence = setTimeout(() => reader.cancel(), SILENCE_MS);
     const { value, done } = await reader.read();
+    clearTimeout(silence);
     if (done) return;
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();

@@ -13,7 +13,7 @@ export function bytes(count) {
   return `${value >= 100 || unit === 0 ? value.toFixed(0) : value.toFixed(1)} ${UNITS[unit]}`;
 }
 
-/** Bytes a second; empty for none. */
+/** Bytes a second, in words; empty for none. */
 export function rate(perSecond) {
   return perSecond > 0 ? `${bytes(perSecond)}/s` : "";
 }
@@ -30,14 +30,26 @@ export function duration(seconds) {
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
-/** How long ago a time was, in words; empty for none. */
+/** How long ago a time was, in words; empty for none. Whole seconds: it is drawn again and again. */
 export function age(time, now = Date.now()) {
-  return time ? `${duration(Math.max(0, (now - Date.parse(time)) / 1000))} ago` : "";
+  if (!time) return "";
+  const seconds = Math.floor(Math.max(0, now - Date.parse(time)) / 1000);
+  return seconds < 10 ? `${seconds} s` : duration(seconds);
 }
 
-/** A time on this machine's clock. */
+/** A time on this machine's clock, with its day. */
 export function clock(time) {
   return time ? new Date(time).toLocaleString() : "";
+}
+
+/** A time of day on this machine's clock, to the millisecond. */
+export function timeOfDay(time) {
+  return new Date(time).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hour12: false });
+}
+
+/** So many things, in words: "1 export", "2 exports". */
+export function counted(count, noun) {
+  return `${count.toLocaleString()} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** How long what runs will still take; empty where that cannot be told. */

@@ -5,10 +5,12 @@ import { ApiError, events, get } from "./api.js";
 export const RUNNING = ["staging", "writing", "verifying", "committing"];
 export const WAITING = ["detected", "queued", "waiting"];
 export const ENDED = ["published", "failed", "superseded", "cancelled"];
+/** Rows of the queue that are shown, at most. */
+export const QUEUE_SHOWN = 100;
 
-const OPEN_SHOWN = 200;
-const ENDED_SHOWN = 1000;
-const JOBS_KEPT = 4000;
+const QUEUE_READ = 400;
+const ENDED_READ = 1000;
+const JOBS_KEPT = 5000;
 const SAMPLES_KEPT = 720;
 const RETRY_MS = [500, 1000, 2000, 5000, 10000];
 
@@ -18,11 +20,15 @@ export class Store {
     this.status = null;
     this.samples = [];
     this.jobs = new Map();
-    this.link = { state: "connecting", error: null };
+    this.endedSince = 0; // ended jobs from then on are known, in milliseconds; 0: all of them
+    this.reads = 0; // how often everything was read anew
+    this.link = { state: "connecting", error: null, since: Date.now() };
     this._changed = changed;
+    this._sorted = null;
     this._waiting = false;
     this._restart = null;
     this._failures = 0;
+    this._filling = false;
   }
 
   /** Follow the daemon for ever. */
@@ -31,7 +37,7 @@ export class Store {
       const stop = new AbortController();
       this._restart = () => stop.abort();
       try {
-        await this._follow(stop.signal);
+        await this._follow(stop);
         this._failed(null);
       } catch (error) {
         this._failed(error);
@@ -54,11 +60,15 @@ export class Store {
     this._restart?.();
   }
 
-  /** Jobs in any of these states, newest first. */
-  jobsIn(states, model) {
-    const wanted = new Set(states);
-    const found = [...this.jobs.values()].filter((job) => wanted.has(job.state) && (!model || job.model === model));
-    return found.sort((one, other) => other.id - one.id);
+  /** Whether buttons would be heard. */
+  get mayAct() {
+    return this.link.state === "live" && Boolean(this.status?.may_act);
+  }
+
+  /** All jobs that are known: `running` and `waiting`, the next ones first; `ended` and, by model, `endedOf`, the last ones first. */
+  get sorted() {
+    this._sorted ??= sorted(this.jobs.values());
+    return this._sorted;
   }
 
   /** Take a job as it is now, unless what is known of it is newer. */
@@ -71,6 +81,7 @@ export class Store {
 
   /** Have the page drawn. */
   tell() {
+    this._sorted = null;
     if (this._waiting) return;
     this._waiting = true;
     requestAnimationFrame(() => {
@@ -79,57 +90,99 @@ export class Store {
     });
   }
 
-  async _follow(signal) {
+  async _follow(stop) {
     // The stream first: what happens while the rest is read comes by it.
-    const stream = events("/v1/events?status=true", signal, () => this._opened());
-    for await (const event of stream) {
-      if (event.type === "status") this._status(event.data);
-      else if (event.data.job) this.keep(event.data.job);
+    let refused = null;
+    const opened = () =>
+      this._read().catch((error) => {
+        refused = error;
+        stop.abort();
+      });
+    try {
+      for await (const event of events("/v1/events?status=true", stop.signal, opened)) {
+        if (event.type === "status") this._status(event.data);
+        else if (event.data.job) this.keep(event.data.job);
+      }
+    } catch (error) {
+      throw refused ?? error;
     }
-  }
-
-  _opened() {
-    this._failures = 0;
-    this.link = { state: "live", error: null };
-    this.tell();
-    this._read().catch((error) => this._failed(error));
   }
 
   async _read() {
     const status = await get("/v1/status");
+    // a daemon of another version may bring another page
+    if (this.status && this.status.version !== status.version) location.reload();
     this.jobs.clear();
-    const open = [...RUNNING, ...WAITING].filter((state) => status.jobs[state]);
-    const pages = await Promise.all([
+    const [history, queue, recent] = await Promise.all([
       get("/v1/history"),
-      get("/v1/jobs", { limit: ENDED_SHOWN }),
-      ...open.map((state) => get("/v1/jobs", { state, limit: OPEN_SHOWN })),
+      get("/v1/queue", { limit: QUEUE_READ }),
+      get("/v1/jobs", { limit: ENDED_READ }),
     ]);
-    this.samples = pages[0].samples;
+    this.samples = history.samples;
     this.status = status;
-    for (const page of pages.slice(1)) page.jobs.forEach((job) => this.keep(job));
+    this.endedSince = recent.next_before ? Date.parse(recent.jobs.at(-1).created_at) : 0;
+    for (const job of [...queue.jobs, ...recent.jobs]) this.keep(job);
+    this.reads += 1;
+    this._failures = 0;
+    this.link = { state: "live", error: null, since: Date.now() };
     this.tell();
   }
 
   _status({ status, sample }) {
-    // whether this page may act does not come with the stream
-    this.status = { ...status, may_act: this.status?.may_act ?? false };
+    if (!this.status) return; // still being read, and with it whether this page may act
+    this.status = { ...status, may_act: this.status.may_act };
     if (sample && this.samples.at(-1)?.at !== sample.at) {
       this.samples = [...this.samples.slice(1 - SAMPLES_KEPT), sample];
     }
+    this._fill();
     this._forget();
     this.tell();
   }
 
-  /** Ended jobs are dropped, the oldest first: a page may stay open for months. */
+  /** Read more of a long queue when the part of it that is known has been worked off. */
+  async _fill() {
+    const there = WAITING.reduce((sum, state) => sum + (this.status.jobs[state] || 0), 0);
+    if (this._filling || this.sorted.waiting.length >= Math.min(there, QUEUE_SHOWN)) return;
+    this._filling = true;
+    try {
+      for (const job of (await get("/v1/queue", { limit: QUEUE_READ })).jobs) this.keep(job);
+    } catch {
+      // the stream ends, too, and then all is read anew
+    }
+    this._filling = false;
+  }
+
+  /** Jobs beyond some thousands are dropped, those that ended first and those that wait longest: a page may stay open for months. */
   _forget() {
     if (this.jobs.size <= JOBS_KEPT) return;
-    const ended = this.jobsIn(ENDED);
-    for (const job of ended.slice(ENDED_SHOWN)) this.jobs.delete(job.id);
+    const { ended, waiting } = this.sorted;
+    const dropped = ended.splice(ENDED_READ);
+    if (dropped.length) this.endedSince = Date.parse(ended.at(-1).updated_at);
+    for (const job of [...dropped, ...waiting.slice(QUEUE_READ)]) this.jobs.delete(job.id);
   }
 
   _failed(error) {
-    const refused = error instanceof ApiError ? error : null;
-    this.link = { state: refused ? "refused" : "away", error: refused };
+    const state = error instanceof ApiError ? "refused" : "away";
+    const since = this.link.state === state ? this.link.since : Date.now();
+    this.link = { state, error: state === "refused" ? error : null, since };
     this.tell();
   }
+}
+
+function sorted(jobs) {
+  const found = { running: [], waiting: [], ended: [], endedOf: new Map() };
+  for (const job of jobs) {
+    if (RUNNING.includes(job.state)) found.running.push(job);
+    else if (WAITING.includes(job.state)) found.waiting.push(job);
+    else found.ended.push(job);
+  }
+  found.running.sort((one, other) => one.id - other.id);
+  found.waiting.sort((one, other) => one.id - other.id);
+  for (const job of found.ended) job.ended ??= Date.parse(job.updated_at);
+  found.ended.sort((one, other) => other.ended - one.ended || other.id - one.id);
+  for (const job of found.ended) {
+    if (!found.endedOf.has(job.model)) found.endedOf.set(job.model, []);
+    found.endedOf.get(job.model).push(job);
+  }
+  return found;
 }

@@ -1,0 +1,124 @@
+"""Follows a daemon: what there is to show of it, kept true by its stream of events, also over its restarts."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from smdaemon.cli.client import Client, Json
+from smdaemon.errors import ConfigError, SmdaemonError
+
+RUNNING = ("staging", "writing", "verifying", "committing")
+ENDED = ("published", "failed", "superseded", "cancelled")
+_SAMPLES = 720
+_OPEN_KEPT = 1000
+_OPEN_READ = 200
+_FAILED_KEPT = 5
+_RETRY_SECONDS = 1.0
+
+
+@dataclass
+class Known:
+    """What is known of a daemon. `away` says why nothing newer is; the rest is then as it was."""
+
+    status: Json | None = None
+    open_jobs: dict[int, Json] = field(default_factory=dict)
+    failed_jobs: dict[int, Json] = field(default_factory=dict)
+    samples: deque[Json] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+    away: SmdaemonError | None = None
+
+    def copy(self) -> "Known":
+        """What is known now, for one who reads while the original moves on."""
+        return replace(
+            self,
+            open_jobs=dict(self.open_jobs),
+            failed_jobs=dict(self.failed_jobs),
+            samples=deque(self.samples, maxlen=_SAMPLES),
+        )
+
+    def queue(self) -> list[Json]:
+        """The jobs that have not ended: what runs, then what waits, the oldest first."""
+        return sorted(self.open_jobs.values(), key=lambda job: (job["state"] not in RUNNING, job["id"]))
+
+    def take(self, event: Json) -> None:
+        """Take in one event of GET /v1/events?status=true."""
+        if "status" in event:
+            self.status = event["status"]
+            sample = event.get("sample")
+            if sample is not None and (not self.samples or self.samples[-1].get("at") != sample.get("at")):
+                self.samples.append(sample)
+        if "job" in event:
+            self.keep(event["job"])
+
+    def keep(self, job: Json) -> None:
+        """Take in a job as it is now."""
+        number, state = job["id"], job["state"]
+        self.open_jobs.pop(number, None)
+        self.failed_jobs.pop(number, None)
+        if state == "failed":
+            self.failed_jobs[number] = job
+            if len(self.failed_jobs) > _FAILED_KEPT:
+                del self.failed_jobs[min(self.failed_jobs)]
+        elif state not in ENDED and (state in RUNNING or len(self.open_jobs) < _OPEN_KEPT):
+            self.open_jobs[number] = job
+
+
+class Follower:
+    """A thread that knows the daemon; `changed` is called, in that thread, whenever it knows something new."""
+
+    def __init__(self, client: Client, changed: Callable[[], None]) -> None:
+        self._client = client
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._known = Known()
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Follow from now on. The thread does not keep the process alive."""
+        threading.Thread(target=self._run, name="follower", daemon=True).start()
+
+    def stop(self) -> None:
+        """Tell nothing any more."""
+        self._stopping.set()
+
+    def known(self) -> Known:
+        """What is known now."""
+        with self._lock:
+            return self._known.copy()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+                away: SmdaemonError = ConfigError("no-daemon", f"the daemon on {self._client.address!r} has stopped")
+            except SmdaemonError as error:
+                away = error
+            with self._lock:
+                self._known.away = away
+            self._tell()
+            self._stopping.wait(_RETRY_SECONDS)
+
+    def _follow(self) -> None:
+        """Read what there is once the stream has begun: what happens meanwhile comes by it."""
+        known: Known | None = None
+        for event in self._client.events(status=True):
+            if known is None:
+                known = self._read()
+                with self._lock:
+                    self._known = known
+            with self._lock:
+                known.take(event.data)
+            self._tell()
+
+    def _read(self) -> Known:
+        known = Known(status=self._client.get("/v1/status"))
+        known.samples.extend(self._client.get("/v1/history")["samples"])
+        waiting = self._client.get("/v1/queue", limit=_OPEN_READ)["jobs"]
+        failed = self._client.get("/v1/jobs", state="failed", limit=_FAILED_KEPT)["jobs"]
+        for job in (*waiting, *failed):
+            known.keep(job)
+        return known
+
+    def _tell(self) -> None:
+        if not self._stopping.is_set():
+            self._changed()

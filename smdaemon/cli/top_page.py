@@ -1,0 +1,212 @@
+"""The picture of `smdaemon top`: what is known of the daemon, on as many columns and lines as there are. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from smdaemon.cli import output
+from smdaemon.cli.client import Json
+from smdaemon.cli.follow import RUNNING, Known
+from smdaemon.cli.jobs import explanation
+from smdaemon.cli.status import counts, handoff_facts, model_errors
+
+_SPARKS = "▁▂▃▄▅▆▇█"
+_LABEL_COLUMNS = 14
+_PROBLEMS_SHOWN = 3
+_BAR_COLUMNS = 16
+
+
+@dataclass(frozen=True)
+class View:
+    """What the person has chosen: the first model that is shown, and which models at all."""
+
+    first: int = 0
+    words: str = ""
+    typing: bool = False
+
+    def pressed(self, key: str, rows: int) -> "View":
+        """The view after a key; `rows` is how many models are shown at once."""
+        if self.typing:
+            return self._typed(key)
+        steps = {"up": -1, "down": 1, "page up": -rows, "page down": rows, "home": -self.first, "end": 1 << 30}
+        if key in steps:
+            return replace(self, first=max(0, self.first + steps[key]))
+        return replace(self, typing=True, words="", first=0) if key == "/" else self
+
+    def _typed(self, key: str) -> "View":
+        if key == "enter":
+            return replace(self, typing=False)
+        if key == "backspace":
+            return replace(self, words=self.words[:-1], typing=bool(self.words))
+        return replace(self, words=self.words + key) if len(key) == 1 else self
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn, the view with its first model where there is one, and how many models are seen."""
+
+    page: RenderableType
+    view: View
+    rows: int
+
+
+def picture(known: Known, view: View, now: datetime, columns: int, lines: int) -> Picture:
+    """The daemon at a glance; every part of it is one line high, and the parts together are `lines` at most."""
+    if known.status is None:
+        told = output.error_line(known.away) if known.away else "asking the daemon"
+        return Picture(Group(Text(told), Text("q quits", style="dim")), view, 0)
+    status = known.status
+    head = [_title(known, now), *_meters(known, columns), Text(counts(status["jobs"]) or "no jobs", style="dim")]
+    wrong = [Text(line, style="red") for line in model_errors(status["models"])[:_PROBLEMS_SHOWN]]
+    models = [model for model in status["models"] if view.words.lower() in model["name"].lower()]
+    queue = known.queue() + sorted(known.failed_jobs.values(), key=lambda job: -job["id"])
+    room = max(0, lines - len(head) - len(wrong) - 5)
+    rows = max(min(len(models), room // 2), min(len(models), room - len(queue)), min(1, room))
+    first = min(view.first, max(0, len(models) - rows))
+    seen = queue[: max(0, room - rows)]
+    parts: list[RenderableType] = [
+        *head,
+        *wrong,
+        _heading("models", first, rows, len(models), view),
+        _models(models[first : first + rows], now),
+        _heading("queue", 0, len(seen), len(known.open_jobs) + len(known.failed_jobs)),
+        _jobs(seen, now),
+    ]
+    keys = Text("q quit   / filter   arrows, PgUp, PgDn, Home, End: models", style="dim")
+    return Picture(Group(*(_one_line(part) for part in parts), keys), replace(view, first=first), rows)
+
+
+def _one_line(part: RenderableType) -> RenderableType:
+    if isinstance(part, Text):
+        part.no_wrap, part.overflow = True, "ellipsis"
+    return part
+
+
+def _title(known: Known, now: datetime) -> Table:
+    status = known.status or {}
+    ill = sum(model["health"] != "ok" for model in status["models"])
+    health = Text(f"{ill} of {len(status['models'])} models degraded", "bold red") if ill else Text("all well", "green")
+    if "config_error" in status:
+        health = Text(f"reload refused: {status['config_error']['code']}", "bold red")
+    link = Text("live", "green")
+    if known.away is not None:
+        link = Text(f"away, trying again: {output.visible(known.away.message)}", "bold red")
+    up = output.age(status.get("started_at"), now)
+    name = Text(f"smdaemon {status['version']}, {status['phase']}, up {up}", "bold")
+    line = Table.grid(expand=True, padding=(0, 2))
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    line.add_column(no_wrap=True, overflow="ellipsis", justify="right", ratio=1)
+    line.add_row(name, health, link)
+    return line
+
+
+def _meters(known: Known, columns: int) -> list[Table]:
+    """A line for each thing that may run out, and one for what is written."""
+    status = known.status or {}
+    width = max(8, min(40, columns - 60))
+    used, limit = status["host_memory_used_bytes"], status["host_memory_bytes"]
+    memory = f"{output.human_bytes(used)} of {output.human_bytes(limit)}"
+    busy = f"{status['workers_busy']} of {status['workers']} busy"
+    meters = [
+        _meter("workers", _bar(status["workers_busy"], status["workers"], width), busy),
+        _meter("host memory", _bar(used, limit, width), memory),
+    ]
+    if "handoff" in status:
+        handoff = status["handoff"]
+        bar = _bar(handoff["memory_used_bytes"], handoff["memory_bytes"], width)
+        meters.append(_meter("handoff", bar, handoff_facts(handoff)))
+    speeds = [sample["bytes_per_second"] for sample in known.samples]
+    now = sum(job["bytes_per_second"] for job in known.open_jobs.values())
+    meters.append(_meter("written", Text(sparkline(speeds, width), "cyan"), f"{output.human_bytes(now)}/s"))
+    return meters
+
+
+def _meter(label: str, drawn: RenderableType, words: str) -> Table:
+    line = Table.grid(padding=(0, 1))
+    line.add_column(width=_LABEL_COLUMNS)
+    line.add_column()
+    line.add_column(no_wrap=True, overflow="ellipsis")
+    line.add_row(label, drawn, output.visible(words))
+    return line
+
+
+def _bar(part: float, whole: float, width: int) -> ProgressBar:
+    return ProgressBar(total=max(whole, 1), completed=min(part, whole), width=width, finished_style="bar.complete")
+
+
+def sparkline(values: Sequence[float], columns: int) -> str:
+    """The last values as a row of blocks, the highest of them a full one; as wide as it is told."""
+    shown = values[-columns:]
+    highest = max(shown, default=0)
+    drawn = "".join(
+        _SPARKS[round(value / highest * (len(_SPARKS) - 1))] if highest > 0 else _SPARKS[0] for value in shown
+    )
+    return drawn.rjust(columns)
+
+
+def _heading(what: str, first: int, shown: int, there: int, view: View | None = None) -> Text:
+    text = Text(what, "bold")
+    if shown < there:
+        text.append(f" {first + 1} to {first + shown} of {there}" if shown else f", {there} of them", "dim")
+    if view is not None and (view.typing or view.words):
+        text.append(f"  /{output.visible(view.words)}{'_' if view.typing else ''}", "yellow")
+    return text
+
+
+def _models(models: Iterable[Json], now: datetime) -> Table:
+    rows = [
+        (
+            model["name"],
+            model.get("newest_version", "-"),
+            output.age(model.get("newest_at"), now),
+            output.human_bytes(model["newest_bytes"]) if model["newest_bytes"] else "-",
+            model["health"],
+            sum(count for state, count in model["jobs"].items() if state in RUNNING) or "-",
+            sum(model["jobs"].get(state, 0) for state in ("detected", "queued", "waiting")) or "-",
+            model["jobs"].get("failed") or "-",
+            output.human_bytes(model["disk_free_bytes"]) if model["disk_bytes"] else "-",
+        )
+        for model in models
+    ]
+    names = ["model", ">version", ">age", ">size", "health", ">runs", ">waits", ">failed", ">free"]
+    return output.table(names, rows, one_line=True)
+
+
+def _jobs(jobs: Iterable[Json], now: datetime) -> Table:
+    rows = [
+        (
+            job["id"],
+            job["model"],
+            job.get("version", "-"),
+            job["state"],
+            _progress(job),
+            f"{output.human_bytes(job['bytes_per_second'])}/s" if job["bytes_per_second"] > 0 else "-",
+            time_left(job),
+            output.age(job.get("updated_at"), now),
+            explanation(job),
+        )
+        for job in jobs
+    ]
+    names = [">job", "model", ">version", "state", "progress", ">speed", ">left", ">since", "what"]
+    return output.table(names, rows, one_line=True)
+
+
+def _progress(job: Json) -> Any:
+    if job["state"] == "writing" and job["bytes_total"]:
+        return _bar(job["bytes_done"], job["bytes_total"], _BAR_COLUMNS)
+    return output.human_bytes(job["bytes_total"]) if job["bytes_total"] else "-"
+
+
+def time_left(job: Json) -> str:
+    """How long what is written will still take, as far as that can be told."""
+    left = job["bytes_total"] - job["bytes_done"]
+    if job["state"] != "writing" or job["bytes_per_second"] <= 0 or left <= 0:
+        return "-"
+    return output.human_seconds(left / job["bytes_per_second"])
