@@ -62,7 +62,7 @@ def picture(known: Known, view: View, now: datetime, columns: int, lines: int) -
         told = output.error_line(known.away) if known.away else "asking the daemon"
         return Picture(Group(Text(told), Text("q quits", style="dim")), view, 0)
     status = known.status
-    head = [_title(known, now), *_meters(known, columns), Text(counts(status["jobs"]) or "no jobs", style="dim")]
+    head: list[RenderableType] = [_title(known, now), *_meters(known, columns), Text(counts(status["jobs"]) or "no jobs", style="dim")]
     wrong = [Text(line, style="red") for line in model_errors(status["models"])[:_PROBLEMS_SHOWN]]
     models = [model for model in status["models"] if view.words.lower() in model["name"].lower()]
     queue = known.queue() + sorted(known.failed_jobs.values(), key=lambda job: -job["id"])

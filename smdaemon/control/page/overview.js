@@ -16,9 +16,9 @@ export function Overview({ store }) {
     <${Problem} error=${status.config_error} what="The last reload was refused, the configuration before it is in force" />
     <section class="meters" aria-label="The daemon">
       <${Meter} label="Workers" part=${status.workers_busy} whole=${status.workers} text="${status.workers_busy} of ${status.workers} busy" />
-      <${Meter} label="Host memory" part=${status.host_memory_used_bytes} whole=${status.host_memory_bytes}
+      <${Meter} scarce label="Host memory" part=${status.host_memory_used_bytes} whole=${status.host_memory_bytes}
         text="${bytes(status.host_memory_used_bytes)} of ${bytes(status.host_memory_bytes)}" />
-      ${status.handoff && html`<${Meter} label=${counted(status.handoff.trainers, "trainer")} part=${status.handoff.memory_used_bytes}
+      ${status.handoff && html`<${Meter} scarce label=${counted(status.handoff.trainers, "trainer")} part=${status.handoff.memory_used_bytes}
         whole=${status.handoff.memory_bytes} text="${bytes(status.handoff.memory_used_bytes)} of ${bytes(status.handoff.memory_bytes)} shared" />`}
       <${Counts} jobs=${status.jobs} />
     </section>

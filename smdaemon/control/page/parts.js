@@ -12,10 +12,10 @@ export function State({ state }) {
   return html`<span class="state ${state}">${state}</span>`;
 }
 
-/** A bar of how much of a whole there is. */
-export function Meter({ label, part, whole, text }) {
+/** A bar of how much of a whole there is; with `scarce` it warns where little is left. */
+export function Meter({ label, part, whole, text, scarce }) {
   const filled = share(part, whole);
-  const level = filled > 0.9 ? "high" : "";
+  const level = scarce && filled > 0.9 ? "high" : "";
   return html`<div class="meter" role="meter" aria-label=${label} aria-valuemin="0" aria-valuemax="100"
     aria-valuenow=${Math.round(filled * 100)} aria-valuetext=${text}>
     <span>${label}</span><span class="number">${text}</span>

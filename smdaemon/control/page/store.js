@@ -9,7 +9,8 @@ export const ENDED = ["published", "failed", "superseded", "cancelled"];
 export const QUEUE_SHOWN = 100;
 
 const QUEUE_READ = 400;
-const ENDED_READ = 1000;
+const ENDED_READ = { published: 1000, failed: 500, cancelled: 100, superseded: 100 };
+const ENDED_KEPT = 2000;
 const JOBS_KEPT = 5000;
 const SAMPLES_KEPT = 720;
 const RETRY_MS = [500, 1000, 2000, 5000, 10000];
@@ -113,15 +114,17 @@ export class Store {
     // a daemon of another version may bring another page
     if (this.status && this.status.version !== status.version) location.reload();
     this.jobs.clear();
-    const [history, queue, recent] = await Promise.all([
+    const there = ENDED.filter((state) => status.jobs[state]);
+    const [history, queue, ...ended] = await Promise.all([
       get("/v1/history"),
       get("/v1/queue", { limit: QUEUE_READ }),
-      get("/v1/jobs", { limit: ENDED_READ }),
+      ...there.map((state) => get("/v1/jobs", { state, limit: ENDED_READ[state] })),
     ]);
     this.samples = history.samples;
     this.status = status;
-    this.endedSince = recent.next_before ? Date.parse(recent.jobs.at(-1).created_at) : 0;
-    for (const job of [...queue.jobs, ...recent.jobs]) this.keep(job);
+    const cut = ended.filter((page) => page.next_before).map((page) => Date.parse(page.jobs.at(-1).updated_at));
+    this.endedSince = Math.max(0, ...cut);
+    for (const page of [queue, ...ended]) page.jobs.forEach((job) => this.keep(job));
     this.reads += 1;
     this._failures = 0;
     this.link = { state: "live", error: null, since: Date.now() };
@@ -156,7 +159,7 @@ export class Store {
   _forget() {
     if (this.jobs.size <= JOBS_KEPT) return;
     const { ended, waiting } = this.sorted;
-    const dropped = ended.splice(ENDED_READ);
+    const dropped = ended.splice(ENDED_KEPT);
     if (dropped.length) this.endedSince = Date.parse(ended.at(-1).updated_at);
     for (const job of [...dropped, ...waiting.slice(QUEUE_READ)]) this.jobs.delete(job.id);
   }

@@ -4,10 +4,12 @@ import { html } from "./vendor/preact.js";
 import { clock, counted } from "./format.js";
 
 const PLACES = 120;
-const WORST = ["failed", "published", "cancelled", "superseded"];
+const TOP = 3;
+const HEIGHT = 18;
+const STATES = ["failed", "published", "cancelled", "superseded"];
 
 /**
- * A mark for each short stretch of the last hours in which exports ended, coloured by the worst of them.
+ * A mark for each short stretch of the last hours in which exports ended, in the colours of how they did.
  *
  * `jobs` have ended, the last ones first; those before `since` are not known, and the line there is broken.
  */
@@ -22,7 +24,8 @@ export function Timeline({ jobs, since, hours, label }) {
     ${known > 0 && html`<line class="unknown" x1="0" x2=${known} y1="12" y2="12"><title>older jobs are on the model's page</title></line>`}
     <line x1=${known} x2=${PLACES} y1="12" y2="12" />
     ${marks.map((mark) => html`<a href="#/jobs/${mark.jobs[0].id}" key=${mark.place} tabindex="-1">
-      <rect class=${mark.state} x=${mark.place + 0.1} y="3" width="0.8" height="18"><title>${mark.title}</title></rect></a>`)}
+      ${mark.parts.map((part) => html`<rect class=${part.state} x=${mark.place + 0.1} y=${part.top} width="0.8" height=${part.height} />`)}
+      <title>${mark.title}</title></a>`)}
   </svg>`;
 }
 
@@ -34,13 +37,24 @@ function marksOf(jobs, begin, at) {
     if (!marks.has(place)) marks.set(place, { place, jobs: [] });
     marks.get(place).jobs.push(job);
   }
-  return [...marks.values()].map((mark) => ({ ...mark, ...inWords(mark.jobs) }));
+  return [...marks.values()].map((mark) => ({ ...mark, parts: partsOf(mark.jobs), title: inWords(mark.jobs) }));
+}
+
+/** One part for each state, as high as its share of the jobs; those that failed lie at the top. */
+function partsOf(jobs) {
+  let top = TOP;
+  return STATES.map((state) => {
+    const height = (HEIGHT * jobs.filter((job) => job.state === state).length) / jobs.length;
+    const part = { state, top, height };
+    top += height;
+    return part;
+  }).filter((part) => part.height > 0);
 }
 
 function inWords(jobs) {
-  const state = WORST.find((each) => jobs.some((job) => job.state === each));
   const [newest] = jobs;
   const version = newest.version === undefined ? "" : `, version ${newest.version}`;
-  const more = jobs.length > 1 ? `, the last of ${jobs.length} here` : "";
-  return { state, title: `job ${newest.id}${version}: ${newest.state}${more}, ${clock(newest.updated_at)}` };
+  const counts = STATES.map((state) => [jobs.filter((job) => job.state === state).length, state]).filter(([count]) => count);
+  const all = jobs.length > 1 ? `${counts.map((pair) => pair.join(" ")).join(", ")}; the last: ` : "";
+  return `${all}job ${newest.id}${version}: ${newest.state}, ${clock(newest.updated_at)}`;
 }
