@@ -9,6 +9,7 @@ from smdaemon.cli.client import Client, Json
 from smdaemon.errors import ConfigError, SmdaemonError
 
 RUNNING = ("staging", "writing", "verifying", "committing")
+WAITING = ("detected", "queued", "waiting")
 ENDED = ("published", "failed", "superseded", "cancelled")
 _SAMPLES = 720
 _OPEN_KEPT = 1000

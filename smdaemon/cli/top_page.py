@@ -1,6 +1,6 @@
 """The picture of `smdaemon top`: what is known of the daemon, on as many columns and lines as there are. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from smdaemon.cli import output
 from smdaemon.cli.client import Json
-from smdaemon.cli.follow import RUNNING, Known
+from smdaemon.cli.follow import ENDED, RUNNING, WAITING, Known
 from smdaemon.cli.jobs import explanation
 from smdaemon.cli.status import counts, handoff_facts, model_errors
 
@@ -20,6 +20,11 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 _LABEL_COLUMNS = 14
 _PROBLEMS_SHOWN = 3
 _BAR_COLUMNS = 16
+_LOW_LINES = 20
+"""On fewer lines there are no meters: models and queue are what one looks for."""
+
+Column = tuple[int, str, Callable[[Json], Any]]
+"""How wide the terminal is at least where it is shown, its name, and its cell."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,12 @@ def picture(known: Known, view: View, now: datetime, columns: int, lines: int) -
         told = output.error_line(known.away) if known.away else "asking the daemon"
         return Picture(Group(Text(told), Text("q quits", style="dim")), view, 0)
     status = known.status
-    head: list[RenderableType] = [_title(known, now), *_meters(known, columns), Text(counts(status["jobs"]) or "no jobs", style="dim")]
-    wrong = [Text(line, style="red") for line in model_errors(status["models"])[:_PROBLEMS_SHOWN]]
+    meters = _meters(known, columns) if lines >= _LOW_LINES else []
+    head: list[RenderableType] = [_title(known, now), *meters, Text(counts(status["jobs"]) or "no jobs", style="dim")]
+    wrong = [Text(line, style="red") for line in model_errors(status["models"])[: _PROBLEMS_SHOWN if meters else 1]]
     models = [model for model in status["models"] if view.words.lower() in model["name"].lower()]
     queue = known.queue() + sorted(known.failed_jobs.values(), key=lambda job: -job["id"])
+    open_jobs = sum(count for state, count in status["jobs"].items() if state not in ENDED)
     room = max(0, lines - len(head) - len(wrong) - 5)
     rows = max(min(len(models), room // 2), min(len(models), room - len(queue)), min(1, room))
     first = min(view.first, max(0, len(models) - rows))
@@ -74,9 +81,9 @@ def picture(known: Known, view: View, now: datetime, columns: int, lines: int) -
         *head,
         *wrong,
         _heading("models", first, rows, len(models), view),
-        _models(models[first : first + rows], now),
-        _heading("queue", 0, len(seen), len(known.open_jobs) + len(known.failed_jobs)),
-        _jobs(seen, now),
+        _models(models[first : first + rows], now, columns),
+        _heading("queue", 0, len(seen), max(len(queue), open_jobs + len(known.failed_jobs))),
+        _jobs(seen, now, columns),
     ]
     keys = Text("q quit   / filter   arrows, PgUp, PgDn, Home, End: models", style="dim")
     return Picture(Group(*(_one_line(part) for part in parts), keys), replace(view, first=first), rows)
@@ -160,42 +167,48 @@ def _heading(what: str, first: int, shown: int, there: int, view: View | None = 
     return text
 
 
-def _models(models: Iterable[Json], now: datetime) -> Table:
-    rows = [
-        (
-            model["name"],
-            model.get("newest_version", "-"),
-            output.age(model.get("newest_at"), now),
-            output.human_bytes(model["newest_bytes"]) if model["newest_bytes"] else "-",
-            model["health"],
-            sum(count for state, count in model["jobs"].items() if state in RUNNING) or "-",
-            sum(model["jobs"].get(state, 0) for state in ("detected", "queued", "waiting")) or "-",
-            model["jobs"].get("failed") or "-",
-            output.human_bytes(model["disk_free_bytes"]) if model["disk_bytes"] else "-",
-        )
-        for model in models
+def _models(models: Iterable[Json], now: datetime, columns: int) -> Table:
+    cells: list[Column] = [
+        (0, "model", lambda model: model["name"]),
+        (0, ">version", lambda model: model.get("newest_version", "-")),
+        (0, ">age", lambda model: output.age(model.get("newest_at"), now)),
+        (70, ">size", lambda model: output.human_bytes(model["newest_bytes"]) if model["newest_bytes"] else "-"),
+        (0, "health", lambda model: model["health"]),
+        (80, ">runs", lambda model: _sum(model, RUNNING) or "-"),
+        (50, ">waits", lambda model: _sum(model, WAITING) or "-"),
+        (50, ">failed", lambda model: model["jobs"].get("failed") or "-"),
+        (100, ">free", lambda model: output.human_bytes(model["disk_free_bytes"]) if model["disk_bytes"] else "-"),
     ]
-    names = ["model", ">version", ">age", ">size", "health", ">runs", ">waits", ">failed", ">free"]
-    return output.table(names, rows, one_line=True)
+    return _table(cells, models, columns)
 
 
-def _jobs(jobs: Iterable[Json], now: datetime) -> Table:
-    rows = [
+def _sum(model: Json, states: Iterable[str]) -> int:
+    return sum(model["jobs"].get(state, 0) for state in states)
+
+
+def _jobs(jobs: Iterable[Json], now: datetime, columns: int) -> Table:
+    cells: list[Column] = [
+        (0, ">job", lambda job: job["id"]),
+        (0, "model", lambda job: job["model"]),
+        (50, ">version", lambda job: job.get("version", "-")),
+        (0, "state", lambda job: job["state"]),
+        (60, "progress", _progress),
         (
-            job["id"],
-            job["model"],
-            job.get("version", "-"),
-            job["state"],
-            _progress(job),
-            f"{output.human_bytes(job['bytes_per_second'])}/s" if job["bytes_per_second"] > 0 else "-",
-            time_left(job),
-            output.age(job.get("updated_at"), now),
-            explanation(job),
-        )
-        for job in jobs
+            80,
+            ">speed",
+            lambda job: f"{output.human_bytes(job['bytes_per_second'])}/s" if job["bytes_per_second"] else "-",
+        ),
+        (70, ">left", time_left),
+        (100, ">since", lambda job: output.age(job.get("updated_at"), now)),
+        (100, "what", explanation),
     ]
-    names = [">job", "model", ">version", "state", "progress", ">speed", ">left", ">since", "what"]
-    return output.table(names, rows, one_line=True)
+    return _table(cells, jobs, columns)
+
+
+def _table(cells: Sequence[Column], rows: Iterable[Json], columns: int) -> Table:
+    """A row a line; with the cells for which there is room."""
+    shown = [(name, cell) for least, name, cell in cells if columns >= least]
+    return output.table([name for name, _ in shown], [[cell(row) for _, cell in shown] for row in rows], one_line=True)
 
 
 def _progress(job: Json) -> Any:

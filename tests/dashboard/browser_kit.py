@@ -95,11 +95,20 @@ class Page:
         """How many such elements there are."""
         return self.driver.execute_script("return document.querySelectorAll(arguments[0]).length", selector)
 
-    def button(self, label: str, within: str = "body"):
-        """The first button of that label."""
-        return self.driver.find_element(
-            By.XPATH, f"//*[self::{within} or @id='{within}']//button[normalize-space()='{label}']"
-        )
+    def click(self, label: str) -> None:
+        """Click the first button of that label, once it can be clicked."""
+        self.until(
+            f"[...document.querySelectorAll('button')].find((each) => each.innerText === {json.dumps(label)} && !each.disabled)"
+        ).click()
+
+    def show_token(self, token: str) -> None:
+        """Type the daemon's token and use it."""
+        self.until("document.querySelector('.token input')").send_keys(token, Keys.ENTER)
+
+    def colours(self, scheme: str) -> None:
+        """Have the system's theme light or dark."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
     def press(self, *keys: str) -> None:
         """Press keys one after the other, wherever the focus is."""
@@ -127,10 +136,18 @@ class Page:
                 self.asked.append(message["params"]["request"]["url"])
         self.complaints += [entry["message"] for entry in self.driver.get_log("browser")]
 
+    def forget_logs(self) -> None:
+        """Forget what the browser has asked for and complained about so far."""
+        self.read_logs()
+        self.asked.clear()
+        self.complaints.clear()
+
     def origins(self) -> set[str]:
-        """Where requests went to, but for the empty page between two loads."""
+        """Where requests went to; what the browser shows of itself, in its own schemes, is none."""
         parts = [urlsplit(url) for url in self.asked]
-        return {f"{each.scheme}://{each.netloc}" for each in parts if each.scheme not in {"about", "data"}}
+        return {
+            f"{each.scheme}://{each.netloc}" for each in parts if each.scheme in {"http", "https", "ws", "wss", "ftp"}
+        }
 
     def picture(self, path: Path, *, whole: bool = False) -> None:
         """What is to be seen, as a PNG; with `whole` the page in its full length."""

@@ -50,7 +50,7 @@ function options(place, setPointed) {
     scales: { x: { time: true, auto: false }, y: { auto: false } },
     axes: [{ show: false }, { show: false }],
     padding: [6, 0, 2, 0],
-    series: [{}, { stroke: colour, fill: () => faint(colour()), width: 1.5, points: { show: false } }],
+    series: [{}, { stroke: colour, fill: () => faint(colour()), width: 1.5, points: { show: (plot) => plot.data[0].length === 1 } }],
     hooks: { setCursor: [(plot) => setPointed(plot.cursor.idx ?? null)] },
   };
 }
