@@ -20,6 +20,7 @@ _SPARKS = "▁▂▃▄▅▆▇█"
 _LABEL_COLUMNS = 14
 _PROBLEMS_SHOWN = 3
 _BAR_COLUMNS = 16
+_TITLE_COLUMNS = 80
 _LOW_LINES = 20
 """On fewer lines there are no meters: models and queue are what one looks for."""
 
@@ -68,7 +69,11 @@ def picture(known: Known, view: View, now: datetime, columns: int, lines: int) -
         return Picture(Group(Text(told), Text("q quits", style="dim")), view, 0)
     status = known.status
     meters = _meters(known, columns) if lines >= _LOW_LINES else []
-    head: list[RenderableType] = [_title(known, now), *meters, Text(counts(status["jobs"]) or "no jobs", style="dim")]
+    head: list[RenderableType] = [
+        _title(known, now, columns),
+        *meters,
+        Text(counts(status["jobs"]) or "no jobs", style="dim"),
+    ]
     wrong = [Text(line, style="red") for line in model_errors(status["models"])[: _PROBLEMS_SHOWN if meters else 1]]
     models = [model for model in status["models"] if view.words.lower() in model["name"].lower()]
     queue = known.queue() + sorted(known.failed_jobs.values(), key=lambda job: -job["id"])
@@ -85,8 +90,8 @@ def picture(known: Known, view: View, now: datetime, columns: int, lines: int) -
         _heading("queue", 0, len(seen), max(len(queue), open_jobs + len(known.failed_jobs))),
         _jobs(seen, now, columns),
     ]
-    keys = Text("q quit   / filter   arrows, PgUp, PgDn, Home, End: models", style="dim")
-    return Picture(Group(*(_one_line(part) for part in parts), keys), replace(view, first=first), rows)
+    parts.append(Text("q quit   / filter   arrows, PgUp, PgDn, Home, End: models", style="dim"))
+    return Picture(Group(*(_one_line(part) for part in parts)), replace(view, first=first), rows)
 
 
 def _one_line(part: RenderableType) -> RenderableType:
@@ -95,7 +100,7 @@ def _one_line(part: RenderableType) -> RenderableType:
     return part
 
 
-def _title(known: Known, now: datetime) -> Table:
+def _title(known: Known, now: datetime, columns: int) -> Table:
     status = known.status or {}
     ill = sum(model["health"] != "ok" for model in status["models"])
     health = Text(f"{ill} of {len(status['models'])} models degraded", "bold red") if ill else Text("all well", "green")
@@ -104,8 +109,8 @@ def _title(known: Known, now: datetime) -> Table:
     link = Text("live", "green")
     if known.away is not None:
         link = Text(f"away, trying again: {output.visible(known.away.message)}", "bold red")
-    up = output.age(status.get("started_at"), now)
-    name = Text(f"smdaemon {status['version']}, {status['phase']}, up {up}", "bold")
+    up = f", {status['phase']}, up {output.age(status.get('started_at'), now)}" if columns >= _TITLE_COLUMNS else ""
+    name = Text(f"smdaemon {status['version']}{up}", "bold")
     line = Table.grid(expand=True, padding=(0, 2))
     line.add_column(no_wrap=True, overflow="ellipsis")
     line.add_column(no_wrap=True, overflow="ellipsis")
@@ -137,7 +142,7 @@ def _meters(known: Known, columns: int) -> list[Table]:
 
 def _meter(label: str, drawn: RenderableType, words: str) -> Table:
     line = Table.grid(padding=(0, 1))
-    line.add_column(width=_LABEL_COLUMNS)
+    line.add_column(width=_LABEL_COLUMNS, no_wrap=True)
     line.add_column()
     line.add_column(no_wrap=True, overflow="ellipsis")
     line.add_row(label, drawn, output.visible(words))

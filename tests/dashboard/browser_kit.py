@@ -77,16 +77,18 @@ class Page:
 
     def until_live(self) -> None:
         """Return once the page follows the daemon and shows it."""
-        self.until("document.querySelector('.link.live') && document.querySelector('main section, main article')")
+        self.until(
+            "document.querySelector('.link.live') && !document.querySelector('main').innerText.includes('Loading')"
+        )
 
     def text(self, selector: str) -> str:
         """The visible text of the first such element."""
         return self.driver.find_element(By.CSS_SELECTOR, selector).text
 
     def rows(self, selector: str) -> list[list[str]]:
-        """The visible text of a table's cells."""
+        """The visible text of the cells of the rows below such an element."""
         return self.driver.execute_script(
-            "return [...document.querySelectorAll(`${arguments[0]} tbody tr`)]"
+            "return [...document.querySelectorAll(`${arguments[0]} tr`)]"
             ".map((row) => [...row.cells].map((cell) => cell.innerText.trim()))",
             selector,
         )
@@ -135,6 +137,11 @@ class Page:
             if message["method"] == "Network.requestWillBeSent":
                 self.asked.append(message["params"]["request"]["url"])
         self.complaints += [entry["message"] for entry in self.driver.get_log("browser")]
+
+    def forgive(self, part: str) -> None:
+        """Forget the complaints about what was to be refused."""
+        self.read_logs()
+        self.complaints = [each for each in self.complaints if part not in each]
 
     def forget_logs(self) -> None:
         """Forget what the browser has asked for and complained about so far."""

@@ -50,7 +50,9 @@ def fill_journal(root: Path, models: list[str], *, ended: int, queued: int, hour
 
 
 def _job(model: str, number: int, source: str) -> NewJob:
-    return NewJob(model=model, origin="drop", source=source, identity=f"made {number}", order=number, version=number, format="npz")
+    return NewJob(
+        model=model, origin="drop", source=source, identity=f"made {number}", order=number, version=number, format="npz"
+    )
 
 
 def _end(journal: Journal, model: str, number: int, at: float, *, failed: bool) -> None:

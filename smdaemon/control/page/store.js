@@ -28,6 +28,7 @@ export class Store {
     this._sorted = null;
     this._waiting = false;
     this._restart = null;
+    this._asked = false;
     this._failures = 0;
     this._filling = false;
   }
@@ -37,28 +38,36 @@ export class Store {
     for (;;) {
       const stop = new AbortController();
       this._restart = () => stop.abort();
+      this._asked = false;
       try {
         await this._follow(stop);
         this._failed(null);
       } catch (error) {
-        this._failed(error);
+        if (!this._asked) this._failed(error);
       }
-      const pause = RETRY_MS[Math.min(this._failures, RETRY_MS.length - 1)];
-      this._failures += 1;
-      await new Promise((resolve) => {
-        const timer = setTimeout(resolve, pause);
-        this._restart = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-      });
+      if (!this._asked) await this._pause();
     }
   }
 
   /** Connect anew, now: after a token was given, say. */
   reconnect() {
+    this._asked = true;
     this._failures = 0;
+    this.link = { state: "connecting", error: null, since: Date.now() };
+    this.tell();
     this._restart?.();
+  }
+
+  async _pause() {
+    const pause = RETRY_MS[Math.min(this._failures, RETRY_MS.length - 1)];
+    this._failures += 1;
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, pause);
+      this._restart = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
   }
 
   /** Whether buttons would be heard. */
