@@ -200,3 +200,13 @@ async def test_without_tls_no_other_machine_is_let_in():
     with pytest.raises(ConfigError) as refused:
         await serve(FakeBackend(), unix_socket=None, tcp="0.0.0.0:0")
     assert "control_tls_cert" in refused.value.remedy
+
+
+async def test_over_tls_the_page_is_there_and_knows_nothing(authority, pems):
+    """Its files answer anyone, so that a token can be given; all that they read takes it."""
+
+    def use(port):
+        targets = ("/page/index.html", "/page/main.js", "/v1/status", "/v1/queue", "/v1/history", "/v1/events")
+        return [status_of(authority, port, "GET", target) for target in targets]
+
+    assert await served(Tls(*pems), use) == [200, 200, 403, 403, 403, 403]
