@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format docs bench compatibility crash fuzz load soak faults fuse audit wheel coverage protos lock clean
+.PHONY: demo test lint format docs bench compatibility crash fuzz load soak faults fuse browser audit wheel coverage protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -89,6 +89,11 @@ fuzz: $(VENV)/.dev
 # Ten thousand exports by one daemon: its memory and its descriptors stay.
 soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks soak $(ARGS)
+
+# What tests/dashboard look at the page with; without it they are skipped. On Debian root is given it.
+browser:
+	command -v chromium > /dev/null && command -v chromedriver > /dev/null || { \
+	    test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 
 # A disk that breaks: needs root and /dev/fuse.
 faults: fuse
