@@ -119,17 +119,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, one_line:
             Text(name.removeprefix(">")),
             justify="right" if name.startswith(">") else "left",
             overflow="ellipsis" if one_line else "fold",
-            no_wrap=one_line,
+            no_wrap=one_line and name != columns[-1],  # the last column gives way first
         )
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, ProgressBar) else _text(cell) for cell in row))
+        made.add_row(*(cell if isinstance(cell, ProgressBar) else _text(cell, one_line=one_line) for cell in row))
     return made
 
 
-def _text(cell: object) -> "Text":
+def _text(cell: object, *, one_line: bool = False) -> "Text":
     from rich.text import Text
 
-    return Text(visible(cell), style=_STYLES.get(str(cell), ""))
+    return Text(visible(cell), style=_STYLES.get(str(cell), ""), no_wrap=one_line or None)
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> "RenderableType":

@@ -13,7 +13,6 @@ from rich.text import Text
 from smdaemon.cli import output
 from smdaemon.cli.client import Json
 from smdaemon.cli.follow import ENDED, RUNNING, WAITING, Known
-from smdaemon.cli.jobs import explanation
 from smdaemon.cli.status import counts, handoff_facts, model_errors
 
 _SPARKS = "▁▂▃▄▅▆▇█"
@@ -205,7 +204,7 @@ def _jobs(jobs: Iterable[Json], now: datetime, columns: int) -> Table:
         ),
         (70, ">left", time_left),
         (100, ">since", lambda job: output.age(job.get("updated_at"), now)),
-        (100, "what", explanation),
+        (100, "what", _what),
     ]
     return _table(cells, jobs, columns)
 
@@ -214,6 +213,13 @@ def _table(cells: Sequence[Column], rows: Iterable[Json], columns: int) -> Table
     """A row a line; with the cells for which there is room."""
     shown = [(name, cell) for least, name, cell in cells if columns >= least]
     return output.table([name for name, _ in shown], [[cell(row) for _, cell in shown] for row in rows], one_line=True)
+
+
+def _what(job: Json) -> str:
+    """What is to be known of a job in few words: its error's code first, or why it waits, or which drop it is."""
+    if "error" in job:
+        return f"{job['error']['code']}: {job['error']['message']}"
+    return str(job["reason"] or job["source"].rstrip("/").rpartition("/")[2])
 
 
 def _progress(job: Json) -> Any:

@@ -65,9 +65,7 @@ export async function* events(path, signal, opened) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const silence = setTimeout(() => reader.cancel(), SILENCE_MS);
-    const { value, done } = await reader.read();
-    clearTimeout(silence);
+    const { value, done } = await spoken(reader);
     if (done) return;
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
@@ -75,6 +73,16 @@ export async function* events(path, signal, opened) {
       const event = parsed(block);
       if (event) yield event;
     }
+  }
+}
+
+/** What a stream says next; its end, where it is silent for too long. */
+async function spoken(reader) {
+  const silence = setTimeout(() => reader.cancel(), SILENCE_MS);
+  try {
+    return await reader.read();
+  } finally {
+    clearTimeout(silence);
   }
 }
 
