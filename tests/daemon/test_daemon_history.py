@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import trio
+from daemon_kit import write_config
+from daemon_process import SmdaemonProcess
 
 from smdaemon.daemon.feed import StatusNews, feed
 from smdaemon.daemon.history import INTERVAL_SECONDS, SAMPLES, History
@@ -119,6 +122,31 @@ async def test_a_reader_that_fell_behind_misses_no_move(tmp_path):
                 seen.append((await anext(told)).seq)
         assert seen == list(range(1, 401))
         await told.aclose()
+
+
+def test_the_queue_is_what_runs_and_then_what_waits(tmp_path):
+    """The oldest first, as many as asked for; how far it has come is in it. What has ended is not."""
+    (tmp_path / "runs").mkdir()
+    write_config(tmp_path, daemon="workers = 1", model='on_backlog = "all"')
+    with SmdaemonProcess(tmp_path, "run", "--config", "config.toml", held=True) as process:
+        process.logged("running")
+        for step in (1, 2, 3):
+            np.savez(tmp_path / "writing.npz", kernel=np.zeros(4 << 20, np.float32))
+            (tmp_path / "writing.npz").rename(tmp_path / "runs" / f"ckpt-{step}.npz")
+            process.job("queued")
+        process.held()
+        events = process.client.events(after=0)
+        next(event for event in events if event.data["job"]["id"] == 3 and event.data["job"]["state"] == "queued")
+        queue = process.client.get("/v1/queue")["jobs"]
+        assert [(job["state"], job["version"]) for job in queue] == [("writing", 1), ("queued", 2), ("queued", 3)]
+        assert queue[0]["bytes_total"] == 16 << 20
+        assert [job["id"] for job in process.client.get("/v1/queue", limit=2)["jobs"]] == [1, 2]
+        assert process.client.get("/v1/queue", model="other")["jobs"] == []
+        process.release()
+        events = process.client.events(after=0)
+        next(event for event in events if event.data["job"]["id"] == 3 and event.data["job"]["state"] == "published")
+        assert process.client.get("/v1/queue")["jobs"] == []
+        process.stop()
 
 
 @pytest.mark.parametrize("event", [{"event": "x"}, {"event": "x", "job": None}, {"event": "x", "job": "7"}])

@@ -39,6 +39,7 @@ def start_browser(profile: Path) -> webdriver.Chrome:
     options.binary_location = shutil.which("chromium")
     for each in (*QUIET, f"--user-data-dir={profile}", "--window-size=1280,900"):
         options.add_argument(each)
+    options.accept_insecure_certs = True  # a daemon's certificate may be one of the test's own
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     driver.set_script_timeout(PATIENCE_SECONDS)

@@ -1,6 +1,9 @@
 """A daemon with its dashboard on a loopback port, that may be stopped and started again on the same one."""
 
+import select
 import socket
+import socketserver
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -49,3 +52,37 @@ class Serving:
         """A finished npz of so many floats, renamed into the watched directory."""
         np.savez(self.root / "writing.npz", **{"layer/0/kernel": np.arange(size, dtype=np.float32)})
         (self.root / "writing.npz").rename(self.root / "runs" / name)
+
+
+class Forwarder:
+    """A loopback port whose connections end at a unix socket, as `ssh -L PORT:PATH` makes it; a context manager for its origin."""
+
+    def __init__(self, path: Path) -> None:
+        class Connection(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with socket.socket(socket.AF_UNIX) as far:
+                    far.connect(str(path))
+                    _carry(self.request, far)
+
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Connection)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __exit__(self, *_exception: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _carry(near: socket.socket, far: socket.socket) -> None:
+    """Carry bytes both ways until one side ends."""
+    other = {near: far, far: near}
+    while True:
+        for each in select.select(list(other), [], [])[0]:
+            if not (data := each.recv(65536)):
+                return
+            other[each].sendall(data)

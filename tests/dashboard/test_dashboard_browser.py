@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import trustme
+from daemon_kit import write_config
 from full_journal import fill_journal, write_models
 from selenium.webdriver.common.keys import Keys
-from serving_kit import TOKEN
+from serving_kit import TOKEN, Forwarder
 
 LARGE = 4 << 20  # floats: several buffers, so that an export may be held between them
 ROWS = {
@@ -318,7 +320,7 @@ def test_fifty_models_and_ten_thousand_jobs(serving, page):
     next_ones = [str(job["id"]) for job in first if job["state"] == "queued"][:100]
     assert [row[0] for row in page.rows(ROWS["waiting"]) if len(row) > 1] == next_ones
     process.release()
-    page.until(f"Number(document.querySelector('{ROWS['ended']} a').innerText) > 8300")
+    page.until(f"Number(document.querySelector('{ROWS['ended']} a').innerText) > 8020")
     assert page.count("*") < 12_000
     page.driver.find_element("name", "name").send_keys("-17")
     page.until("document.querySelectorAll('.models tbody tr').length === 1")
@@ -389,3 +391,40 @@ def test_the_browser_refuses_what_is_not_of_the_page(serving, page):
     assert "connect-src" in said
     page.forget_logs()
     page.open().until_live()
+
+
+def test_over_tls_nothing_is_shown_without_the_token(serving, page):
+    """The page says what it lacks and takes it; with a wrong one it goes on saying so."""
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    (serving.root / "cert.pem").write_bytes(certificate.cert_chain_pems[0].bytes())
+    (serving.root / "key.pem").touch(mode=0o600)
+    (serving.root / "key.pem").write_bytes(certificate.private_key_pem.bytes())
+    serving.configure(daemon='control_tls_cert = "cert.pem"\ncontrol_tls_key = "key.pem"')
+    serving.origin = page.origin = serving.origin.replace("http:", "https:")
+    serving.start()
+    page.open()
+    page.until_shown(".problem", "over TLS every request takes the token")
+    assert page.text(".link") == "refused"
+    assert page.count("section") == 0
+    page.show_token("wrong-but-long-enough")
+    page.until_shown(".link.refused")
+    page.show_token(TOKEN)
+    page.until_live()
+    page.until_shown("main", "ranker")
+    assert page.count(".token") == 0
+    page.forgive("status of 403")
+
+
+def test_through_ssh_one_acts_as_who_one_is(serving, page):
+    """A port that leads to the unix socket, as `ssh -L` makes it, needs neither TCP nor a token: the kernel says who it is."""
+    write_config(serving.root)
+    process = serving.start(held=True)
+    with Forwarder(serving.root / "control.sock") as origin:
+        serving.origin = page.origin = origin
+        page.open().until_live()
+        assert page.count(".token") == 0
+        serving.drop("ckpt-1.npz", LARGE)
+        process.held()
+        page.click("Cancel")
+        page.click("Cancel job 1")
+        page.until_shown(f"{ROWS['ended']} .cancelled")
