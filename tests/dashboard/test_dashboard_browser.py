@@ -199,6 +199,7 @@ def test_pin_and_roll_back_by_keyboard_alone(serving, page):
     page.tab_to("Roll back")
     page.press(Keys.ENTER)
     page.until("document.querySelector('dialog')")
+    assert page.focused() == "Leave it"
     page.press(Keys.ESCAPE)
     page.until("!document.querySelector('dialog')")
     assert page.focused() == "Roll back"
@@ -404,6 +405,7 @@ def test_over_tls_nothing_is_shown_without_the_token(serving, page):
     serving.start()
     page.open()
     page.until_shown(".problem", "over TLS every request takes the token")
+    assert "give the token at the top" in page.text(".problem")
     assert page.text(".link") == "refused"
     assert page.count("section") == 0
     page.show_token("wrong-but-long-enough")

@@ -22,9 +22,15 @@ function Page({ store }) {
     }}>Skip to the content</a>
     <${Head} store=${store} />
     <main id="main" tabindex="-1" class=${status && link.state !== "live" ? "stale" : ""}>
-      <${Problem} error=${link.error} />
-      ${status ? html`<${Route} store=${store} />` : html`<p class="quiet">${inWords(link)}</p>`}
+      ${link.state === "refused" ? html`<${Refused} error=${link.error} />` : ""}
+      ${status ? html`<${Route} store=${store} />` : html`<p class="quiet">${link.state === "refused" ? "" : inWords(link)}</p>`}
     </main>`;
+}
+
+/** The daemon's refusal; its remedy is for programs where a token is what it lacks. */
+function Refused({ error }) {
+  const remedy = "give the token at the top of this page: it is in the file that control_token_file names";
+  return html`<${Problem} error=${error.code === "not-allowed" ? { code: error.code, message: error.message, remedy } : error} />`;
 }
 
 function Route({ store }) {

@@ -75,6 +75,7 @@ function asked({ question, yes }) {
     const button = document.createElement("button");
     button.value = value;
     button.textContent = label;
+    button.autofocus = !value; // a key that is held down says nothing yet
     form.append(button);
   }
   dialog.append(words, form);
