@@ -106,13 +106,26 @@ def _bind(path: Path, mode: int, gid: int, kind: socket.SocketKind) -> socket.so
         # umask, which belongs to all threads, is left alone. chmod then adds what the umask took.
         os.fchmod(listener.fileno(), mode if gid == -1 else mode & ~0o070)
         listener.bind(os.fspath(path))
-        os.chown(path, -1, gid)
+        if gid != -1:  # the service's sandbox knows no such call
+            _give_to(path, gid)
         path.chmod(mode)
         listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def _give_to(path: Path, gid: int) -> None:
+    try:
+        os.chown(path, -1, gid)
+    except PermissionError as error:
+        path.unlink()
+        raise ConfigError(
+            "socket-path",
+            f"the socket {str(path)!r} cannot be given to the group {gid}",
+            remedy="have the daemon's user be a member of that group; under systemd set SocketGroup= in the socket's unit instead",
+        ) from error
 
 
 def _make_parent(directory: Path) -> None:

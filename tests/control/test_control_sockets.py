@@ -48,6 +48,20 @@ def test_group_by_name_or_id(tmp_path, group):
         assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (1, 0o660)
 
 
+def test_a_group_that_may_not_have_it_is_told(tmp_path, monkeypatch):
+    """As in the sandbox of the service, which knows no chown; nothing is left."""
+
+    def refuse(*_arguments):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    with pytest.raises(ConfigError, match="cannot be given to the group 1") as refused:
+        open_unix(tmp_path / "s", 0o660, group="1", setting="control_socket")
+    assert "SocketGroup=" in refused.value.remedy
+    assert not (tmp_path / "s").exists()
+    open_unix(tmp_path / "s", 0o660, setting="control_socket").close()
+
+
 def test_a_group_that_there_is_not_is_refused(tmp_path):
     """By the name of its key, before anything is made."""
     with pytest.raises(ConfigError, match="handoff_group: there is no group 'nobody-at-all'") as refused:

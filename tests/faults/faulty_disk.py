@@ -121,6 +121,8 @@ class FaultyDisk(pyfuse3.Operations):
 
     async def getattr(self, inode, ctx):
         await self._meet("getattr", self._paths[inode])
+        if inode not in self.disk.nodes:  # the kernel remembers what a power loss took
+            raise pyfuse3.FUSEError(errno.ESTALE)
         return self._attributes(self.disk.nodes[inode])
 
     async def setattr(self, inode, attr, fields, fh, ctx):
