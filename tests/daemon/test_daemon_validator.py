@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from smdaemon.daemon.validator import OUTPUT_BYTES, Verdict, check_untouched, printable_output, stamps
+from smdaemon.commands import OUTPUT_BYTES, Ended, printable_output
+from smdaemon.daemon.validator import check_untouched, stamps
 from smdaemon.errors import DropError
 
 
@@ -263,7 +264,7 @@ def test_what_is_kept_is_printable():
     """Control characters, bytes that are no UTF-8 and half characters are escapes; lines and tabs stay."""
     assert printable_output(b"a\tb\r\nc\x1b[31m\x00\xff\xc3\n") == "a\tb\nc\\x1b[31m\\x00\\xff\\xc3\n"
     assert printable_output("grün \u202e\u2028\n".encode()) == "grün \\u202e\\u2028\n"
-    verdict = Verdict()
+    verdict = Ended()
     for _ in range(3):
         verdict.heard("ü".encode() * OUTPUT_BYTES)
     assert verdict.output == "ü" * (OUTPUT_BYTES // 2)
