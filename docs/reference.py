@@ -198,7 +198,8 @@ def full_metrics() -> Metrics:
     """The metrics of a daemon that has everything that a metric tells of: so none is left out, nor a label."""
     model = v1.Model(name="m", watch_method="inotify", newest_version=1, jobs={"queued": 1}, disk_bytes=1)
     model.newest_at.seconds = model.oldest_open_at.seconds = 1
-    metrics = Metrics(lambda: v1.Status(version="0", models=[model], handoff=v1.Handoff()))
+    told = {"notifiers": [v1.Notifier(name="n")], "serving": v1.ServingConfig(), "handoff": v1.Handoff()}
+    metrics = Metrics(lambda: v1.Status(version="0", models=[model], **told))
     metrics.observe_export("m", 1.0, 1)
     metrics.observe_stall("m", 1.0)
     metrics.observe_removals("m", 1)
@@ -316,6 +317,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "formats": formats_table,
     "messages": messages_tables,
     "metrics": metrics_table,
+    "notify-keys": lambda: keys_table(config.NotifySettings),
+    "serving-keys": lambda: keys_table(config.ServingSettings),
     "model-keys": lambda: keys_table(config.ModelSettings),
     "request-fields": lambda: message_table("ExportRequest"),
     "result-fields": lambda: message_table("ExportResult"),

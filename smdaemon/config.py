@@ -12,9 +12,12 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from smdaemon.errors import ConfigError
+from smdaemon.loopback import is_loopback
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)?")
+# Who knows the URL of a webhook can often post there.
+_UNSAID = {"webhook"}
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{letter}iB": 1 << (10 * power) for power, letter in enumerate("KMGT", 1)
 }
@@ -22,6 +25,8 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+NotifiedState = Literal["published", "failed", "superseded"]
+LabelRule = Literal["newest", "previous", "pinned"]
 
 
 class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -217,11 +222,52 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     rescan_seconds: Positive = 300.0
 
 
+class NotifySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One `[[notify]]` table."""
+
+    # a name for people and metrics; how far it has come is remembered under this name
+    name: str
+    # what it is told: the states that jobs end in
+    on: list[NotifiedState] = msgspec.field(default_factory=lambda: ["published", "failed"])
+    # only of models whose name matches one of these glob patterns; none for all
+    models: list[str] = msgspec.field(default_factory=list)
+    # a command with its arguments, which gets the event on its standard input
+    command: list[str] = msgspec.field(default_factory=list)
+    # the URL that the event is posted to
+    webhook: str = ""
+    # allow a webhook without TLS beyond this machine
+    plain_http: bool = False
+    # a file with the secret that the webhook's requests are signed with: base64, after whsec_; empty: they are not signed
+    secret_file: str = ""
+    # how long one attempt may take
+    timeout_seconds: Positive = 30.0
+    # how old an event is, at least, before it is no longer tried
+    retry_for_seconds: NotNegative = 86_400.0
+
+    @property
+    def kind(self) -> Literal["command", "webhook"]:
+        """How it is told."""
+        return "command" if self.command else "webhook"
+
+
+class ServingSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The `[serving]` table."""
+
+    # TensorFlow Serving's model config file, which is kept up to date; its --model_config_file
+    config_file: str
+    # label -> the version that bears it: newest, previous (what a rollback would go back to) or pinned (the newest pinned one)
+    labels: dict[str, LabelRule] = msgspec.field(default_factory=dict)
+    # which versions Serving loads: latest, all, or listed: those that bear a label
+    versions: Literal["latest", "all", "listed"] = "latest"
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole file."""
 
     daemon: DaemonSettings
     model: list[ModelSettings] = msgspec.field(default_factory=list)
+    notify: list[NotifySettings] = msgspec.field(default_factory=list)
+    serving: ServingSettings | None = None
 
     def model_named(self, name: str) -> ModelSettings | None:
         """The model of that name, or None."""
@@ -320,8 +366,8 @@ def _named(error: msgspec.ValidationError, path: Path, lines: _Lines) -> ConfigE
 
 def _table(where: str) -> type[msgspec.Struct]:
     """The type of the table that a path such as `$.model[1]` leads to."""
-    tables: dict[str, type[msgspec.Struct]] = {"$": Config, "$.daemon": DaemonSettings}
-    return tables.get(where, ModelSettings)
+    tables: dict[str, type[msgspec.Struct]] = {"$": Config, "$.daemon": DaemonSettings, "$.serving": ServingSettings}
+    return tables.get(where, NotifySettings if where.startswith("$.notify") else ModelSettings)
 
 
 def _did_you_mean(key: str, known: tuple[str, ...]) -> str:
@@ -351,6 +397,15 @@ def _check(config: Config, path: Path, lines: _Lines) -> None:
         if watch == publish or publish in watch.parents or (model.recursive and watch in publish.parents):
             message = f"watch {model.watch!r} and publish {model.publish!r} lie within each other"
             raise refuse("config-conflict", f"{at}.publish", message, "publish outside the watched directory")
+    names: set[str] = set()
+    for index, notifier in enumerate(config.notify):
+        _check_notifier(notifier, f"$.notify[{index}]", refuse)
+        if notifier.name in names:
+            message = f"two notifiers have the name {notifier.name!r}"
+            raise refuse("config-conflict", f"$.notify[{index}].name", message, "give each a name of its own")
+        names.add(notifier.name)
+    if config.serving is not None:
+        _check_serving(config.serving, refuse)
 
 
 def _check_daemon(daemon: DaemonSettings, path: Path, refuse: Callable[..., ConfigError]) -> None:
@@ -380,9 +435,68 @@ def _check_model(model: ModelSettings, at: str, refuse: Callable[..., ConfigErro
         missing = "metric_goal" if model.metric else "metric"
         message = f"keep_best = {model.keep_best} says nothing without {missing}"
         raise refuse("config-conflict", f"{at}.keep_best", message, "name a metric and its goal, max or min")
-    if model.validator and (not model.validator[0] or any("\0" in word for word in model.validator)):
-        message = f"validator: {model.validator!r} is no command"
-        raise refuse("config-invalid", f"{at}.validator", message, "give a command, and its arguments one by one")
+    _check_command(model, "validator", at, refuse)
+
+
+def _check_notifier(notifier: NotifySettings, at: str, refuse: Callable[..., ConfigError]) -> None:
+    """What can be said of one notifier alone."""
+    if not NAME.fullmatch(notifier.name):
+        message = f"name {notifier.name!r} may hold letters, digits, '_', '.' and '-' only"
+        raise refuse("config-invalid", f"{at}.name", message)
+    if bool(notifier.command) == bool(notifier.webhook):
+        message = f"notifier {notifier.name!r} has " + ("both command and webhook" if notifier.command else "no target")
+        raise refuse("config-conflict", at, message, "set either command or webhook")
+    if not notifier.on:
+        message = f"notifier {notifier.name!r} is told nothing"
+        raise refuse("config-invalid", f"{at}.on", message, f"choose from {', '.join(get_args(NotifiedState))}")
+    _check_command(notifier, "command", at, refuse)
+    if notifier.command and (notifier.secret_file or notifier.plain_http):
+        key = "secret_file" if notifier.secret_file else "plain_http"
+        raise refuse(
+            "config-conflict", f"{at}.{key}", f"{key} is for a webhook, and this is a command", f"remove {key}"
+        )
+    if notifier.webhook:
+        _check_webhook(notifier, f"{at}.webhook", refuse)
+
+
+def _check_webhook(notifier: NotifySettings, at: str, refuse: Callable[..., ConfigError]) -> None:
+    """A URL with a host and without a password, over TLS unless it stays on this machine. The URL may be a secret: it is not repeated."""
+    from urllib.parse import urlsplit
+
+    try:
+        url = urlsplit(notifier.webhook)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        host, url = None, urlsplit("")
+    printable = notifier.webhook.isascii() and notifier.webhook.isprintable() and " " not in notifier.webhook
+    if url.scheme not in ("http", "https") or not host or not printable:
+        raise refuse("config-invalid", at, "webhook is no URL such as 'https://host/path'")
+    if url.username is not None or url.password is not None:
+        raise refuse("config-invalid", at, "webhook holds a user or a password", "use secret_file to prove who sends")
+    if url.scheme == "http" and not (is_loopback(host) or notifier.plain_http):
+        message = f"webhook goes to {host!r} without TLS"
+        raise refuse("config-conflict", at, message, "use https, or set plain_http = true where everyone may read it")
+
+
+def _check_serving(serving: ServingSettings, refuse: Callable[..., ConfigError]) -> None:
+    """Labels are for versions that Serving loads."""
+    for label, rule in serving.labels.items():
+        if not NAME.fullmatch(label):
+            message = f"label {label!r} may hold letters, digits, '_', '.' and '-' only"
+            raise refuse("config-invalid", "$.serving.labels", message)
+        if serving.versions == "latest" and rule != "newest":
+            message = f'label {label!r} is for the {rule} version, and versions = "latest" loads the newest alone'
+            raise refuse("config-conflict", "$.serving.labels", message, 'set versions = "listed" or "all"')
+    if serving.versions == "listed" and not serving.labels:
+        message = 'versions = "listed" loads nothing without labels'
+        raise refuse("config-conflict", "$.serving.versions", message, "add labels")
+
+
+def _check_command(settings: msgspec.Struct, key: str, at: str, refuse: Callable[..., ConfigError]) -> None:
+    words: list[str] = getattr(settings, key)
+    if words and (not words[0] or any("\0" in word for word in words)):
+        message = f"{key}: {words!r} is no command"
+        raise refuse("config-invalid", f"{at}.{key}", message, "give a command, and its arguments one by one")
 
 
 def _check_size(settings: msgspec.Struct, key: str, at: str, refuse: Callable[..., ConfigError]) -> None:
@@ -409,7 +523,25 @@ def _absolute(config: Config, folder: Path) -> Config:
         control_token_file=config.daemon.control_token_file and str(folder / config.daemon.control_token_file),
         handoff_socket=config.daemon.handoff_socket and str(folder / config.daemon.handoff_socket),
     )
-    return Config(daemon=daemon, model=[_absolute_model(model, folder) for model in config.model])
+    return Config(
+        daemon=daemon,
+        model=[_absolute_model(model, folder) for model in config.model],
+        notify=[
+            msgspec.structs.replace(
+                notifier,
+                command=_absolute_command(notifier.command, folder),
+                secret_file=notifier.secret_file and str(folder / notifier.secret_file),
+            )
+            for notifier in config.notify
+        ],
+        serving=config.serving
+        and msgspec.structs.replace(config.serving, config_file=str(folder / config.serving.config_file)),
+    )
+
+
+def _absolute_command(words: list[str], folder: Path) -> list[str]:
+    """A command's own name with its path; one without a slash is looked up in $PATH."""
+    return [str(folder / word) if at == 0 and "/" in word else word for at, word in enumerate(words)]
 
 
 def _absolute_model(model: ModelSettings, folder: Path) -> ModelSettings:
@@ -417,8 +549,7 @@ def _absolute_model(model: ModelSettings, folder: Path) -> ModelSettings:
         model,
         watch=str(folder / model.watch),
         publish=str(folder / model.publish),
-        # a name without a slash is looked up in $PATH
-        validator=[str(folder / word) if at == 0 and "/" in word else word for at, word in enumerate(model.validator)],
+        validator=_absolute_command(model.validator, folder),
         template=model.template and str(folder / model.template),
         function=model.function and str(folder / model.function),
         meta_graph=model.meta_graph and str(folder / model.meta_graph),
@@ -435,15 +566,33 @@ def _absolute_model(model: ModelSettings, folder: Path) -> ModelSettings:
 def differences(old: Config, new: Config) -> list[str]:
     """What changed between two configurations, one line a change, as the log of a reload says it."""
     said = _changed("daemon", old.daemon, new.daemon)
-    before, after = ({m.name: m for m in config.model} for config in (old, new))
-    said += [f"model {name!r} removed" for name in before if name not in after]
-    said += [f"model {name!r} added" for name in after if name not in before]
-    for name in after:
-        if name in before:
-            said += _changed(f"model {name!r}", before[name], after[name])
+    for kind, of in (("model", _models_by_name), ("notifier", _notifiers_by_name)):
+        before, after = of(old), of(new)
+        said += [f"{kind} {name!r} removed" for name in before if name not in after]
+        said += [f"{kind} {name!r} added" for name in after if name not in before]
+        for name in after:
+            if name in before:
+                said += _changed(f"{kind} {name!r}", before[name], after[name])
+    if old.serving is None or new.serving is None:
+        if old.serving is not new.serving:
+            said.append(f"serving {'removed' if new.serving is None else 'added'}")
+    else:
+        said += _changed("serving", old.serving, new.serving)
     return said
+
+
+def _models_by_name(config: Config) -> dict[str, msgspec.Struct]:
+    return {model.name: model for model in config.model}
+
+
+def _notifiers_by_name(config: Config) -> dict[str, msgspec.Struct]:
+    return {notifier.name: notifier for notifier in config.notify}
 
 
 def _changed(what: str, old: Any, new: Any) -> list[str]:
     pairs = ((key, getattr(old, key), getattr(new, key)) for key in old.__struct_fields__)
-    return [f"{what}: {key} {was!r} -> {now!r}" for key, was, now in pairs if was != now]
+    return [
+        f"{what}: {key}" if key in _UNSAID else f"{what}: {key} {was!r} -> {now!r}"
+        for key, was, now in pairs
+        if was != now
+    ]

@@ -119,6 +119,18 @@ CODES: dict[str, Code] = {
     "validator-missing": Code(
         "the validator cannot be started", "correct validator: an executable file, and arguments one by one"
     ),
+    "notifier-missing": Code(
+        "the command of a notifier cannot be started",
+        "correct command: an executable file, and arguments one by one; smdaemon tries again by itself",
+    ),
+    "secret-invalid": Code(
+        "a file with a secret can be read by others, or holds none",
+        "chmod 600 it; a webhook's secret is whsec_ and base64: (printf whsec_; openssl rand -base64 32) > FILE",
+    ),
+    "serving-config-invalid": Code(
+        "TensorFlow Serving's model config file cannot be understood, so that smdaemon leaves it as it is",
+        "mend the file, or remove it and have it written anew; smdaemon tries again by itself",
+    ),
     "not-ready": Code(
         "the daemon answers that it starts, drains or makes no progress", "wait, or see its log and: smdaemon status"
     ),
@@ -301,6 +313,18 @@ CODES: dict[str, Code] = {
     ),
     "memory-budget": Code("the export needs more host memory than the budget allows", "raise host_memory"),
     "memory-short": Code("the machine has no memory left", "free memory; smdaemon tries again by itself"),
+    "notifier-failed": Code(
+        "the command of a notifier did not end with 0 in time",
+        "read what it said in the log; smdaemon tries again by itself",
+    ),
+    "webhook-refused": Code(
+        "the receiver of a webhook did not answer that it has taken the event",
+        "see the receiver's log; smdaemon tries again by itself",
+    ),
+    "webhook-unreachable": Code(
+        "the receiver of a webhook cannot be reached, or did not answer in time",
+        "see whether it runs and can be reached from here; smdaemon tries again by itself",
+    ),
     "os-error": Code("the operating system refused an operation", "see the message; retry the job when it is mended"),
     "journal-corrupt": Code(
         "the journal of the jobs is damaged, or is another program's file",

@@ -70,6 +70,8 @@ def page(answer: Json, running: list[Json], failed: list[Json], now: datetime) -
     parts: list[Any] = [output.pairs(_daemon_facts(answer, now))]
     if answer["models"]:
         parts += ["", _model_table(answer["models"], now), *model_errors(answer["models"])]
+    if answer["notifiers"]:
+        parts += ["", _notifier_table(answer["notifiers"], now), *_errors(answer["notifiers"], "error")]
     if running:
         parts += ["", "running", job_table(running, now)]
     if failed:
@@ -89,6 +91,8 @@ def _daemon_facts(answer: Json, now: datetime) -> list[tuple[str, object]]:
     ]
     if "handoff" in answer:
         facts.append(("handoff", handoff_facts(answer["handoff"])))
+    if "serving" in answer:
+        facts.append(("serving config", _serving(answer["serving"])))
     if "config_error" in answer:
         error = answer["config_error"]
         facts.insert(3, ("reload refused", f"{error['message']} ({error['code']}); {error['remedy']}"))
@@ -101,6 +105,13 @@ def handoff_facts(handoff: Json) -> str:
     told = f"{handoff['trainers']} trainers, {output.human_bytes(used)} of {output.human_bytes(limit)}"
     if handoff["saves"]:
         told += f", {handoff['saves']} saves, {handoff['skipped']} skipped, last stall {handoff['last_stall_seconds'] * 1e3:.1f} ms"
+    return told
+
+
+def _serving(serving: Json) -> str:
+    told = str(serving["config_file"])
+    if error := serving.get("error"):
+        told += f": {error['message']} ({error['code']}); {error['remedy']}"
     return told
 
 
@@ -125,13 +136,33 @@ def _model_table(models: list[Json], now: datetime) -> "RenderableType":
     return output.table(["model", ">version", ">age", "health", "watched by", "jobs", "publishes to"], rows)
 
 
+def _notifier_table(notifiers: list[Json], now: datetime) -> "RenderableType":
+    rows = [
+        (
+            notifier["name"],
+            notifier["kind"],
+            notifier["delivered"],
+            notifier["failed"],
+            notifier["given_up"],
+            output.age(notifier.get("behind_since"), now),
+        )
+        for notifier in notifiers
+    ]
+    return output.table(["notifier", "kind", ">delivered", ">failed", ">given up", ">behind"], rows)
+
+
 def model_errors(models: list[Json]) -> list[str]:
-    """A line for each error of a model, its watch's or its retention's: too long for a column."""
+    """A line for each error of a model, its watch's or its retention's."""
+    return _errors(models, "error", "retention_error")
+
+
+def _errors(told: list[Json], *kinds: str) -> list[str]:
+    """A line for each error: too long for a column."""
     return [
-        output.visible(f"{model['name']}: {error['message']} ({error['code']}); {error['remedy']}")
-        for model in models
-        for kind in ("error", "retention_error")
-        if (error := model.get(kind))
+        output.visible(f"{each['name']}: {error['message']} ({error['code']}); {error['remedy']}")
+        for each in told
+        for kind in kinds
+        if (error := each.get(kind))
     ]
 
 

@@ -14,7 +14,8 @@ from starlette.requests import Request
 
 from smdaemon.control.pages import is_page
 from smdaemon.control.render import HttpError
-from smdaemon.errors import ConfigError, fault
+from smdaemon.errors import ConfigError
+from smdaemon.private_file import read_private
 from smdaemon.unix_socket import uid_of
 
 PROBES = ("/healthz", "/readyz")
@@ -76,17 +77,7 @@ def access_of(users: Iterable[str], token_file: str = "") -> Access:
 
 
 def _token(path: Path) -> str:
-    try:
-        mode = path.stat().st_mode
-        token = path.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise fault(error, "reading control_token_file") from error
-    except UnicodeDecodeError:
-        token = ""
-    if mode & 0o077:
-        raise ConfigError(
-            "config-invalid", f"control_token_file {str(path)!r} can be read by others", remedy=f"chmod 600 {path}"
-        )
+    token = read_private(path, "control_token_file", code="config-invalid")
     if len(token) < _TOKEN_LETTERS:
         raise ConfigError(
             "config-invalid",

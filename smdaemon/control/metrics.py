@@ -1,6 +1,7 @@
 """Prometheus metrics: most are read from the daemon's status when they are asked for, so they cannot drift from it."""
 
 import collections
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -94,8 +95,15 @@ class StatusCollector(Collector):
         yield _gauge("smdaemon_healthy", "1 while the daemon makes progress, as /healthz says it too.", self._healthy())
         yield from _daemon_families(status)
         yield from _model_families(status)
+        yield from _notifier_families(status)
         if status.HasField("handoff"):
             yield from _handoff_families(status.handoff)
+        if status.HasField("serving"):
+            yield _gauge(
+                "smdaemon_serving_config_failed",
+                "1 while TensorFlow Serving's model config file cannot be brought up to date.",
+                status.serving.HasField("error"),
+            )
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
@@ -202,6 +210,30 @@ def _model_families(status: v1.Status) -> Iterator[Metric]:
     yield from (jobs, queue, oldest, version, published, healthy, retention, free, disk, watch)
 
 
-def _seconds(time: Any) -> float:
+def _notifier_families(status: v1.Status) -> Iterator[Metric]:
+    delivered = CounterMetricFamily(
+        "smdaemon_notifications_delivered", "Events that a notifier delivered.", labels=["notifier"]
+    )
+    failed = CounterMetricFamily(
+        "smdaemon_notification_failures", "Attempts to deliver an event that failed.", labels=["notifier"]
+    )
+    given_up = CounterMetricFamily(
+        "smdaemon_notifications_given_up", "Events that were never delivered.", labels=["notifier"]
+    )
+    lag = GaugeMetricFamily(
+        "smdaemon_notification_lag_seconds",
+        "The age of the oldest event that is still to be delivered; 0 where there is none.",
+        labels=["notifier"],
+    )
+    for notifier in status.notifiers:
+        delivered.add_metric([notifier.name], notifier.delivered)
+        failed.add_metric([notifier.name], notifier.failed)
+        given_up.add_metric([notifier.name], notifier.given_up)
+        behind = max(0.0, time.time() - _seconds(notifier.behind_since)) if notifier.HasField("behind_since") else 0.0
+        lag.add_metric([notifier.name], behind)
+    yield from (delivered, failed, given_up, lag)
+
+
+def _seconds(stamp: Any) -> float:
     """A Timestamp in seconds since 1970."""
-    return float(time.seconds + time.nanos / 1e9)
+    return float(stamp.seconds + stamp.nanos / 1e9)

@@ -26,8 +26,10 @@ from smdaemon.daemon.inherited import inherited
 from smdaemon.daemon.intake import Intake
 from smdaemon.daemon.locks import state_directory
 from smdaemon.daemon.manager import Manager
+from smdaemon.daemon.notifications import Notifications
 from smdaemon.daemon.pulse import Pulse
 from smdaemon.daemon.results import ResultWriter
+from smdaemon.daemon.serving import Serving
 from smdaemon.daemon.settings import load_settings
 from smdaemon.daemon.space import SpaceWatch
 from smdaemon.daemon.versions import Versions
@@ -47,6 +49,8 @@ _log = log.get_logger(__name__)
 _DAY_SECONDS = 86_400.0
 _FORGET_EVERY_SECONDS = 3_600.0
 _JOBS_KEPT = 1000
+# For the last events to be told and the last version to be written into Serving's file; the next start does what is left.
+_SETTLE_SECONDS = 10.0
 # Settings of [daemon] that only a restart can change: what they name is open.
 _FIXED = (
     *("state_dir", "control_socket", "control_mode", "control_group"),
@@ -96,6 +100,7 @@ class Daemon:
                 intake = Intake(ledger, lambda: self.config)
                 handoffs = self._handoffs = Handoffs(ledger, intake, lambda: self.config, self._wake)
                 versions = Versions(ledger, lambda: self.config, owner=owner)
+                self._make_tellers(ledger, versions, owner)
                 execution = Execution(
                     ledger,
                     lambda: self.config,
@@ -119,15 +124,17 @@ class Daemon:
                     versions=versions,
                     space=self._space,
                     pulse=pulse,
+                    notifications=self._notifications,
+                    serving=self._serving,
                 )
                 ledger.observe(manager.changed)
-                nursery.start_soon(pulse.run)
                 results = ResultWriter(ledger, lambda: self.config)
                 served = trio.Event()
                 addresses = await nursery.start(self._serve, view, served)
                 await nursery.start(self._obey_signals)
-                for service in (results.run, versions.run):
+                for service in (pulse.run, results.run, versions.run, self._serving.run):
                     nursery.start_soon(service)
+                await nursery.start(self._notifications.run)
                 await self._scheduler.recover()
                 handoffs.restore(self._inherited.stored)
                 if settings.handoff_socket:
@@ -152,6 +159,11 @@ class Daemon:
                 await served.wait()
                 nursery.cancel_scope.cancel()
         _log.info("stopped")
+
+    def _make_tellers(self, ledger: Ledger, versions: Versions, owner: str) -> None:
+        """Who tell others what was published."""
+        self._notifications = Notifications(ledger, lambda: self.config, owner=owner)
+        self._serving = Serving(ledger, lambda: self.config, versions)
 
     async def _watch_all(self) -> None:
         """Return when every watch has looked; a file system that hangs then does not keep the daemon from stopping."""
@@ -189,6 +201,8 @@ class Daemon:
         self._scheduler.workers = new.daemon.workers
         self._budget.total = new.daemon.host_memory_bytes
         self._handoffs.holdings.budget_bytes = new.daemon.handoff_memory_bytes
+        self._notifications.reload()
+        self._serving.reload()
         await self._watches.apply(new.model)
         self._watches.rescan()
         self._scheduler.wake()
@@ -208,6 +222,20 @@ class Daemon:
 
             nursery.start_soon(hurry)
             await self._scheduler.drain(seconds, queue=self.config.daemon.drain_queue)
+            nursery.cancel_scope.cancel()
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Let the last of what others are to know be told, unless the stop is urgent."""
+        async with trio.open_nursery() as nursery:
+
+            async def hurry() -> None:
+                await self._stop_now.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hurry)
+            await self._serving.settle(_SETTLE_SECONDS)
+            await self._notifications.settle(_SETTLE_SECONDS)
             nursery.cancel_scope.cancel()
 
     async def _serve(self, view: View, served: trio.Event, *, task_status: trio.TaskStatus[list[str]]) -> None:

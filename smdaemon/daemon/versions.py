@@ -41,6 +41,8 @@ class Versions:
         self.problems: dict[str, EnvironmentFault] = {}
         # model, how many of its versions were removed; for whoever counts them
         self.observers: list[Callable[[str, int], None]] = []
+        # model, of which a version was removed, pinned or unpinned
+        self.changed: list[Callable[[str], None]] = []
         self._ledger = ledger
         self._config = config
         self._owner = owner
@@ -82,12 +84,20 @@ class Versions:
             looked, kept = await self._decide(model)
         return v1.VersionList(model=name, versions=_messages(model, looked, kept))
 
+    async def looked(self, name: str) -> Looked:
+        """What is there of a model. Raises ConfigError, EnvironmentFault."""
+        model = self._model(name)
+        async with self.lock(name):
+            looked, _ = await self._decide(model)
+        return looked
+
     async def pin(self, name: str, version: int, *, pinned: bool) -> v1.Version:
         """Keep a version whatever the rules say, or no longer; ConfigError version-unknown."""
         model = self._model(name)
         export_dir = str(Path(model.publish) / str(version))
         async with self.lock(name):
             await self._ledger.pin_version(name, export_dir, pinned=pinned)
+            self._tell_change(name)
             looked, kept = await self._decide(model)
         return next(_message(row, standing, kept) for row, standing in looked.rows if row.export_dir == export_dir)
 
@@ -164,6 +174,10 @@ class Versions:
         else:
             self.problems.pop(name, None)
 
+    def _tell_change(self, name: str) -> None:
+        for observer in self.changed:
+            observer(name)
+
     def _tell(self, name: str, fault: EnvironmentFault) -> None:
         self.problems[name] = fault
         _log.warning("old versions not removed", model=name, code=fault.code, reason=fault.message)
@@ -197,6 +211,7 @@ class Versions:
         gone = [each.export_dir for each in (*removed, *looked.missing)]
         if gone:
             await self._ledger.remove_versions(model.name, gone)
+            self._tell_change(model.name)
         if removed:
             _log.info("removed old versions", model=model.name, versions=[each.version for each in removed])
             for observer in self.observers:
@@ -245,12 +260,20 @@ def _older(model: ModelSettings, looked: Looked, to: int | None) -> int:
                 "usage", f"version {to} of {model.name!r} is the newest already", remedy="name an older one"
             )
         return to
+    if (older := previous(looked)) is not None:
+        return older
+    message = f"{model.name!r} has no good version that is older than its newest" + (f", {newest}" if numbers else "")
+    raise ConfigError("version-unknown", message)
+
+
+def previous(looked: Looked) -> int | None:
+    """The newest good version before the newest that has another content; None where there is none."""
+    newest = max(looked.numbers, default=None)
     content = next((each.content for each in looked.present if each.version == newest), None)
     for version in looked.present:
         if newest is not None and version.version < newest and version.good and version.content != content:
             return version.version
-    message = f"{model.name!r} has no good version that is older than its newest" + (f", {newest}" if numbers else "")
-    raise ConfigError("version-unknown", message)
+    return None
 
 
 def _named_paths(config: Config) -> Iterable[tuple[str, str]]:

@@ -17,7 +17,9 @@ from smdaemon.daemon.feed import StatusNews, feed
 from smdaemon.daemon.handoffs import Handoffs
 from smdaemon.daemon.history import History
 from smdaemon.daemon.intake import Intake
+from smdaemon.daemon.notifications import Notifications
 from smdaemon.daemon.pulse import Pulse
+from smdaemon.daemon.serving import Serving
 from smdaemon.daemon.space import SpaceWatch
 from smdaemon.daemon.versions import Versions
 from smdaemon.errors import ConfigError, SmdaemonError
@@ -68,6 +70,8 @@ class View:
         versions: Versions,
         space: SpaceWatch,
         pulse: Pulse,
+        notifications: Notifications,
+        serving: Serving,
     ) -> None:
         self._condition = condition
         self._ledger = ledger
@@ -79,6 +83,8 @@ class View:
         self._versions = versions
         self._space = space
         self._pulse = pulse
+        self._notifications = notifications
+        self._serving = serving
         self._stopping = trio.Event()
         self._metrics = Metrics(self.status, self.healthy)
         self.past = History(self.status, lambda: sum(attempt.progress.rate for attempt in scheduler.attempts()))
@@ -123,6 +129,9 @@ class View:
         set_time(status.config_loaded_at, condition.config_loaded_at)
         if condition.config.daemon.handoff_socket:
             status.handoff.CopyFrom(self._handoffs.status())
+        status.notifiers.extend(self._notifications.status())
+        if (serving := self._serving.status()) is not None:
+            status.serving.CopyFrom(serving)
         if condition.config_error is not None:
             status.config_error.CopyFrom(error_message(JobError.of(condition.config_error)))
         return status

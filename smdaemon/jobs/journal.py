@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -21,6 +21,7 @@ import apsw
 from smdaemon.durable import sync_directory
 from smdaemon.errors import ConfigError, EnvironmentFault, SmdaemonError, fault
 from smdaemon.jobs.job import Changes, Job, JobError, Moved, NewJob, Transition, begin, moved
+from smdaemon.jobs.readers import ReaderTable
 from smdaemon.jobs.rows import COLUMNS, acceptance_key, to_job, to_row
 from smdaemon.jobs.schema import APPLICATION_ID, MIGRATIONS
 from smdaemon.jobs.states import ACTIVE, TERMINAL, Event, State, advance
@@ -50,6 +51,11 @@ _SELECT_PAGE = f"""
 """  # noqa: S608
 _SELECT_HANDOFF = f"SELECT {COLUMNS} FROM jobs WHERE origin = 'handoff' AND identity = ? ORDER BY id DESC LIMIT 1"  # noqa: S608
 _SELECT_OPEN = f"SELECT {COLUMNS} FROM jobs WHERE state IN (SELECT value FROM json_each(?)) ORDER BY id"  # noqa: S608
+_SELECT_MOVES = "SELECT seq, job, state, at, reason FROM transitions WHERE seq > ? ORDER BY seq LIMIT ?"
+_SELECT_MOVES_TO = """
+    SELECT seq, job, state, at, reason FROM transitions
+    WHERE seq > ?1 AND state IN (SELECT value FROM json_each(?3)) ORDER BY seq LIMIT ?2
+"""
 # With max() SQLite takes the other columns from the row that has the maximum.
 _SELECT_NEWEST = f"SELECT {COLUMNS}, max(version) FROM jobs WHERE state = 'published' GROUP BY model"  # noqa: S608
 _DELETE_ENDED = """
@@ -61,7 +67,13 @@ _DELETE_ENDED = """
             SELECT id, max(version) FROM jobs WHERE state = 'published' GROUP BY model))
 """
 
-_OPEN_STATES = "[" + ",".join(f'"{state}"' for state in State if state not in TERMINAL) + "]"
+
+def _as_json(states: Collection[State]) -> str:
+    """States as SQLite's json_each takes them."""
+    return "[" + ",".join(f'"{state}"' for state in states) + "]"
+
+
+_OPEN_STATES = _as_json([state for state in State if state not in TERMINAL])
 
 
 class Journal:
@@ -75,6 +87,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._versions = VersionTable(self._rows)
+        self._readers = ReaderTable(self._rows)
         with self._translated():
             self._connection = apsw.Connection(str(path))
         try:
@@ -206,15 +219,16 @@ class Journal:
             rows = self._rows("SELECT seq, state, at, reason FROM transitions WHERE job = ? ORDER BY seq", (job_id,))
             return [Transition(seq, State(state), at, reason) for seq, state, at, reason in rows]
 
-    def moves_after(self, seq: int, limit: int) -> list[Moved]:
-        """Up to `limit` moves after `seq`, oldest first.
+    def moves_after(self, seq: int, limit: int, states: Collection[State] = ()) -> list[Moved]:
+        """Up to `limit` moves after `seq`, oldest first; with `states` only the moves to one of these.
 
         State, reason and time of each job are those of the move; what else it says is as the row has it now.
         """
         with self._translated():
-            rows = self._rows(
-                "SELECT seq, job, state, at, reason FROM transitions WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit)
-            )
+            if states:
+                rows = self._rows(_SELECT_MOVES_TO, (seq, limit, _as_json(states)))
+            else:
+                rows = self._rows(_SELECT_MOVES, (seq, limit))
             return [
                 Moved(found, moved(self._known(job_id), State(state), at, reason, {}))
                 for found, job_id, state, at, reason in rows
@@ -294,6 +308,17 @@ class Journal:
         """Note that versions are no longer there."""
         with self._transaction():
             self._versions.removed(model, export_dirs, now)
+
+    def reader_places(self, names: Collection[str]) -> dict[str, int]:
+        """The last move that each reader of these names is done with; see `ReaderTable.places`."""
+        newest = self.last_seq()
+        with self._transaction():
+            return self._readers.places(names, newest)
+
+    def advance_reader(self, name: str, seq: int) -> None:
+        """Note that a reader is done with all moves up to `seq`."""
+        with self._transaction():
+            self._readers.advance(name, seq)
 
     def _known(self, job_id: int) -> Job:
         rows = self._rows(_SELECT_JOB, (job_id,))

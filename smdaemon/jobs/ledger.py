@@ -8,7 +8,7 @@ touches the disk.
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, Unpack
 
@@ -151,9 +151,17 @@ class Ledger:
         """All states of the job, oldest first."""
         return await self._in_thread(lambda: self._journal.history(job_id))
 
-    async def moves_after(self, seq: int, limit: int) -> list[Moved]:
+    async def moves_after(self, seq: int, limit: int, states: Collection[State] = ()) -> list[Moved]:
         """Up to `limit` moves after `seq`, oldest first; see `Journal.moves_after`."""
-        return await self._in_thread(lambda: self._journal.moves_after(seq, limit))
+        return await self._in_thread(lambda: self._journal.moves_after(seq, limit, states))
+
+    async def reader_places(self, names: Collection[str]) -> dict[str, int]:
+        """See `Journal.reader_places`."""
+        return await self._in_thread(lambda: self._journal.reader_places(names))
+
+    async def advance_reader(self, name: str, seq: int) -> None:
+        """See `Journal.advance_reader`."""
+        await self._note(lambda: self._journal.advance_reader(name, seq))
 
     def counts(self, model: str | None = None) -> dict[State, int]:
         """How many jobs there are in each state, of one model or of all; states with none are left out."""

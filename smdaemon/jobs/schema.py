@@ -119,4 +119,14 @@ MIGRATIONS: tuple[str, ...] = (
         FROM jobs WHERE state = 'published' AND version IS NOT NULL AND length(export_dir) > 0
         GROUP BY model, export_dir;
     """,
+    """
+    -- How far each reader that is told of moves has come, by its name: a notifier of the configuration. A reader that is new begins at
+    -- the newest move; one that the configuration no longer has is forgotten. Written after a delivery: a crash between the two
+    -- has it delivered once more.
+    CREATE TABLE readers (
+        name TEXT PRIMARY KEY,
+        -- the last move that it is done with
+        seq INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

@@ -432,7 +432,7 @@ class ModelList(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("version", "pid", "phase", "started_at", "config_file", "config_loaded_at", "config_error", "models", "jobs", "host_memory_bytes", "host_memory_used_bytes", "workers", "workers_busy", "handoff", "may_act")
+    __slots__ = ("version", "pid", "phase", "started_at", "config_file", "config_loaded_at", "config_error", "models", "jobs", "host_memory_bytes", "host_memory_used_bytes", "workers", "workers_busy", "handoff", "may_act", "notifiers", "serving")
     class JobsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -455,6 +455,8 @@ class Status(_message.Message):
     WORKERS_BUSY_FIELD_NUMBER: _ClassVar[int]
     HANDOFF_FIELD_NUMBER: _ClassVar[int]
     MAY_ACT_FIELD_NUMBER: _ClassVar[int]
+    NOTIFIERS_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
     version: str
     pid: int
     phase: str
@@ -470,7 +472,37 @@ class Status(_message.Message):
     workers_busy: int
     handoff: Handoff
     may_act: bool
-    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., phase: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_file: _Optional[str] = ..., config_loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_error: _Optional[_Union[Error, _Mapping]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., host_memory_bytes: _Optional[int] = ..., host_memory_used_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_busy: _Optional[int] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., may_act: _Optional[bool] = ...) -> None: ...
+    notifiers: _containers.RepeatedCompositeFieldContainer[Notifier]
+    serving: ServingConfig
+    def __init__(self, version: _Optional[str] = ..., pid: _Optional[int] = ..., phase: _Optional[str] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_file: _Optional[str] = ..., config_loaded_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., config_error: _Optional[_Union[Error, _Mapping]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., jobs: _Optional[_Mapping[str, int]] = ..., host_memory_bytes: _Optional[int] = ..., host_memory_used_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_busy: _Optional[int] = ..., handoff: _Optional[_Union[Handoff, _Mapping]] = ..., may_act: _Optional[bool] = ..., notifiers: _Optional[_Iterable[_Union[Notifier, _Mapping]]] = ..., serving: _Optional[_Union[ServingConfig, _Mapping]] = ...) -> None: ...
+
+class Notifier(_message.Message):
+    __slots__ = ("name", "kind", "delivered", "failed", "given_up", "behind_since", "error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_UP_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_SINCE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    kind: str
+    delivered: int
+    failed: int
+    given_up: int
+    behind_since: _timestamp_pb2.Timestamp
+    error: Error
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., delivered: _Optional[int] = ..., failed: _Optional[int] = ..., given_up: _Optional[int] = ..., behind_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
+class ServingConfig(_message.Message):
+    __slots__ = ("config_file", "current_at", "error")
+    CONFIG_FILE_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_AT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    config_file: str
+    current_at: _timestamp_pb2.Timestamp
+    error: Error
+    def __init__(self, config_file: _Optional[str] = ..., current_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class Sample(_message.Message):
     __slots__ = ("at", "host_memory_used_bytes", "handoff_memory_used_bytes", "workers_busy", "open_jobs", "bytes_per_second", "stall_seconds", "disk_free_bytes")

@@ -1,0 +1,1 @@
+"""Telling others what became of jobs: commands and webhooks, at least once, in order, across restarts."""
