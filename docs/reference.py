@@ -139,8 +139,13 @@ def _type_text(annotation: Any) -> str:
             told = "number, 0 or more" if above is None else "number, more than 0"
         case msgspec.inspect.BoolType():
             told = "`true` or `false`"
+        case msgspec.inspect.ListType(item_type=msgspec.inspect.LiteralType()):
+            (literal,) = get_args(annotation)
+            told = "list of " + ", ".join(f'`"{value}"`' for value in get_args(literal))
         case msgspec.inspect.ListType():
             told = "list of text"
+        case msgspec.inspect.DictType(value_type=msgspec.inspect.LiteralType()):
+            told = "text to " + ", ".join(f'`"{value}"`' for value in get_args(get_args(annotation)[1]))
         case msgspec.inspect.DictType(value_type=msgspec.inspect.StructType()):
             told = "table of tables"
         case msgspec.inspect.DictType():

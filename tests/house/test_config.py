@@ -63,6 +63,31 @@ def test_the_shipped_configuration_is_sound():
         (("[[model]]", "[[model]]\nvalidator = 'a'"), "config-invalid", 6, "validator"),
         (("[[model]]", "[[model]]\nvalidator_seconds = 0"), "config-invalid", 6, "validator_seconds"),
         (("[[model]]", "[[model]]\npriority = 1.5"), "config-invalid", 6, "priority"),
+        *(
+            (("[[model]]", f"{table}\n\n[[model]]"), code, line, words)
+            for table, code, line, words in (
+                ("[[notify]]\nname = 'n'", "config-conflict", 5, "has no target"),
+                ("[[notify]]\nname = 'n'\nwebhook = 'https://h'\ncommand = ['a']", "config-conflict", 5, "both"),
+                ("[[notify]]\nwebhook = 'https://h'", "config-invalid", 5, "'name'"),
+                ("[[notify]]\nname = 'a b'\nwebhook = 'https://h'", "config-invalid", 6, "'a b'"),
+                ("[[notify]]\nname = 'n'\ncommand = ['']", "config-invalid", 7, "is no command"),
+                ("[[notify]]\nname = 'n'\ncommand = ['a']\non = []", "config-invalid", 8, "told nothing"),
+                ("[[notify]]\nname = 'n'\ncommand = ['a']\non = ['queued']", "config-invalid", 8, "'queued'"),
+                ("[[notify]]\nname = 'n'\ncommand = ['a']\nsecret_file = 's'", "config-conflict", 8, "secret_file"),
+                ("[[notify]]\nname = 'n'\ncommand = ['a']\nretries = 3", "config-unknown-key", 8, "'retries'"),
+                ("[[notify]]\nname = 'n'\nwebhook = 'http://h/x'", "config-conflict", 7, "without TLS"),
+                ("[[notify]]\nname = 'n'\nwebhook = 'ftp://h/x'", "config-invalid", 7, "no URL"),
+                ("[[notify]]\nname = 'n'\nwebhook = 'https:///x'", "config-invalid", 7, "no URL"),
+                ("[[notify]]\nname = 'n'\nwebhook = 'https://h:x/'", "config-invalid", 7, "no URL"),
+                ("[[notify]]\nname = 'n'\nwebhook = 'https://h/ x'", "config-invalid", 7, "no URL"),
+                ("[[notify]]\nname = 'n'\nwebhook = 'https://u:pw@h/'", "config-invalid", 7, "a password"),
+                ("[serving]", "config-invalid", 5, "'config_file'"),
+                ("[serving]\nconfig_file = 'c'\nlabels = {a = 'best'}", "config-invalid", 7, "'best'"),
+                ("[serving]\nconfig_file = 'c'\nlabels = {'a b' = 'newest'}", "config-invalid", 7, "'a b'"),
+                ("[serving]\nconfig_file = 'c'\nlabels = {a = 'pinned'}", "config-conflict", 7, "newest alone"),
+                ("[serving]\nconfig_file = 'c'\nversions = 'listed'", "config-conflict", 7, "without labels"),
+            )
+        ),
     ],
 )
 def test_a_mistake_is_reported_with_file_line_and_words(change, code, line, words):
@@ -84,6 +109,41 @@ def test_two_models_of_one_publish_directory_are_refused():
     """Two series of versions in one directory would overwrite each other's numbers."""
     error = refused(GOOD + '\n[[model]]\nname = "other"\nwatch = "a"\npublish = "./models"\n')
     assert error.code == "config-conflict"
+
+
+def test_two_notifiers_of_one_name_are_refused_at_the_second():
+    """They would share how far they have come."""
+    notifier = "[[notify]]\nname = 'n'\ncommand = ['a']\n"
+    error = refused(GOOD + notifier + notifier)
+    assert (error.code, str(error).split(":")[1]) == ("config-conflict", "13")
+
+
+@pytest.mark.parametrize("url", ["http://localhost:80/x", "http://127.0.0.2/", "http://[::1]:8/", "https://h"])
+def test_a_webhook_may_go_without_tls_on_this_machine_only(url):
+    """Elsewhere where the operator says so; a password in it is not shown."""
+    notifier = f"[[notify]]\nname = 'n'\nwebhook = '{url}'\n"
+    assert parse_config((GOOD + notifier).encode(), FILE).notify[0].kind == "webhook"
+    plain = "[[notify]]\nname = 'n'\nwebhook = 'http://h/'\nplain_http = true\n"
+    assert parse_config((GOOD + plain).encode(), FILE).notify[0].on == ["published", "failed"]
+    assert "pw" not in str(refused(GOOD + plain.replace("//h", "//u:pw@h")))
+
+
+def test_paths_of_notifiers_and_of_serving_are_taken_from_the_files_folder():
+    """A command without a slash is looked up in $PATH."""
+    more = "[[notify]]\nname = 'n'\ncommand = ['./a', './b']\n[[notify]]\nname = 'w'\nwebhook = 'https://h'\nsecret_file = 's'\n"
+    config = parse_config((GOOD + more + "[serving]\nconfig_file = 'c'\n").encode(), FILE)
+    assert config.notify[0].command == ["/etc/smdaemon/a", "./b"]
+    assert config.notify[1].secret_file == "/etc/smdaemon/s"
+    assert config.serving.config_file == "/etc/smdaemon/c"
+
+
+def test_differences_of_notifiers_do_not_show_urls():
+    """Who knows the URL of a webhook can often post there."""
+    notifier = "[[notify]]\nname = 'n'\nwebhook = 'https://h/token'\n"
+    old = parse_config((GOOD + notifier).encode(), FILE)
+    new = parse_config((GOOD + notifier.replace("token", "other") + "[serving]\nconfig_file = 'c'\n").encode(), FILE)
+    assert differences(old, new) == ["notifier 'n': webhook", "serving added"]
+    assert differences(new, parse_config(GOOD.encode(), FILE)) == ["notifier 'n' removed", "serving removed"]
 
 
 def test_a_misspelt_key_is_answered_with_the_right_one():
