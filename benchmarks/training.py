@@ -51,7 +51,7 @@ def run(settings: Settings) -> Findings:
     for name, loop, threads, nice, write_rate in (
         ("numpy on one core", "numpy", 1, 0, ""),
         ("numpy on all cores", "numpy", cores, 0, ""),
-    (f"numpy on one core, {CONSIDERATE}", "numpy", 1, NICE, RATE),
+        (f"numpy on one core, {CONSIDERATE}", "numpy", 1, NICE, RATE),
         (f"numpy on all cores, {CONSIDERATE}", "numpy", cores, NICE, RATE),
         ("JAX on all cores", "jax", cores, 0, ""),
         (f"JAX on all cores, {CONSIDERATE}", "jax", cores, NICE, RATE),

@@ -70,8 +70,8 @@ def page(answer: Json, running: list[Json], failed: list[Json], now: datetime) -
     parts: list[Any] = [output.pairs(_daemon_facts(answer, now))]
     if answer["models"]:
         parts += ["", _model_table(answer["models"], now), *model_errors(answer["models"])]
-    if answer["notifiers"]:
-        parts += ["", _notifier_table(answer["notifiers"], now), *_errors(answer["notifiers"], "error")]
+    if notifiers := answer.get("notifiers"):
+        parts += ["", _notifier_table(notifiers, now), *_errors(notifiers, "error")]
     if running:
         parts += ["", "running", job_table(running, now)]
     if failed:

@@ -38,6 +38,8 @@ class Serving:
         self._versions = versions
         # by model, what is to be said of it; None where there is nothing to serve
         self._entries: dict[str, Entry | None] = {}
+        # models of which something may have changed since
+        self._due: set[str] = set()
         self._woken = trio.Event()
         self._settled = trio.Event()
         ledger.observe(self._saw)
@@ -55,8 +57,7 @@ class Serving:
 
     def reload(self) -> None:
         """The configuration may be another."""
-        self._entries.clear()
-        self._wake()
+        self._wake(*(model.name for model in self._config().model))
 
     async def settle(self, seconds: float) -> None:
         """Wait until the file says what is so, or cannot be written, for at most so long."""
@@ -80,8 +81,8 @@ class Serving:
         if move.job.state is State.PUBLISHED or (move.job.state is State.FAILED and move.job.restores is not None):
             self._wake(move.job.model)
 
-    def _wake(self, model: str = "") -> None:
-        self._entries.pop(model, None)
+    def _wake(self, *models: str) -> None:
+        self._due.update(models)
         self._settled = trio.Event()
         self._woken.set()
 
@@ -92,13 +93,16 @@ class Serving:
             return
         problem: SmdaemonError | None = None
         for model in config.model:
+            if model.name in self._entries and model.name not in self._due:
+                continue
+            self._due.discard(model.name)  # before the look: what changes during it is looked at once more
             try:
-                if model.name not in self._entries:
-                    entry = _entry(model, config.serving, await self._looked(model, config.serving))
-                    self._entries[model.name] = entry
+                looked = await self._looked(model, config.serving)
             except SmdaemonError as error:  # what the file says of this model stays
+                self._due.add(model.name)
                 problem = error
-        # a model of which something changed meanwhile is looked at next time
+            else:
+                self._entries[model.name] = _entry(model, config.serving, looked)
         told = {model.name: self._entries[model.name] for model in config.model if model.name in self._entries}
         try:
             written = await trio.to_thread.run_sync(_update, Path(config.serving.config_file), told)

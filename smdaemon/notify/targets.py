@@ -19,6 +19,7 @@ from smdaemon.private_file import read_private
 
 _log = get_logger(__name__)
 _SAID_LETTERS = 2000
+_REASON_LETTERS = 200
 _GONE = 410
 
 
@@ -137,9 +138,16 @@ class Webhook:
             ):
                 _check(response.status_code, response.headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            reason = str(error) or type(error).__name__
-            message = f"the receiver cannot be reached: {reason[:200]}"
+            message = f"the receiver cannot be reached: {_reason(error)[:_REASON_LETTERS]}"
             raise EnvironmentFault("webhook-unreachable", message, retryable=True) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first words that the error or one of its causes has: those of connections often have none of their own."""
+    speaking: BaseException | None = error
+    while speaking is not None and not str(speaking):
+        speaking = speaking.__cause__ or speaking.__context__
+    return str(speaking) if speaking is not None else type(error).__name__
 
 
 def _prepared() -> ssl.SSLContext:

@@ -54,6 +54,10 @@ def test_status_page(with_jobs, capsys):
         "50% of 2.0 GiB, 512.0 MiB/s",
         "'x' contradicts its header (source-corrupt)",
         "tower\\x1b[31m",
+        "registry",
+        "webhook",
+        "registry: the receiver answered 500 (webhook-refused); see its log",
+        "/models/models.config: no 'x' (read-only); mount it writable",
     ):
         assert part in out
     assert "\x1b" not in out

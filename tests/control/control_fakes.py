@@ -48,6 +48,12 @@ class FakeBackend:
         status.started_at.FromSeconds(1_700_000_000)
         status.config_loaded_at.FromSeconds(1_700_000_001)
         status.models.extend(self.models().models)
+        notifier = status.notifiers.add(name="registry", kind="webhook", delivered=12, failed=3, given_up=1)
+        notifier.behind_since.FromSeconds(1_700_000_050)
+        error = v1.Error(code="webhook-refused", message="the receiver answered 500", remedy="see its log")
+        notifier.error.CopyFrom(error)
+        status.serving.config_file = "/models/models.config"
+        status.serving.error.CopyFrom(v1.Error(code="read-only", message="no 'x'", remedy="mount it writable"))
         for job in self._jobs.values():
             status.jobs[job.state] += 1
         return status

@@ -42,6 +42,20 @@ def test_models():
     assert scraped["smdaemon_watch_healthy", (("model", "tower\x1b[31m"),)] == 0
 
 
+def test_notifiers_and_serving():
+    """Each notifier tells what it delivered, failed and gave up, and how far it is behind; Serving's file whether it is up to date."""
+    scraped = samples(FakeBackend().metrics)
+    registry = (("notifier", "registry"),)
+    assert scraped["smdaemon_notifications_delivered_total", registry] == 12
+    assert scraped["smdaemon_notification_failures_total", registry] == 3
+    assert scraped["smdaemon_notifications_given_up_total", registry] == 1
+    assert scraped["smdaemon_notification_lag_seconds", registry] > 1000
+    assert scraped["smdaemon_serving_config_failed", ()] == 1
+    idle = samples(Metrics(lambda: v1.Status(notifiers=[v1.Notifier(name="registry")])))
+    assert idle["smdaemon_notification_lag_seconds", registry] == 0
+    assert ("smdaemon_serving_config_failed", ()) not in idle
+
+
 def test_observed_exports():
     """Exports are counted in bytes and put in a histogram of seconds."""
     metrics = Metrics(v1.Status)

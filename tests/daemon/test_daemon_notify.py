@@ -5,13 +5,16 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import signal
+import ssl
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import trio
+import trustme
 from daemon_kit import write_config
 from daemon_process import SmdaemonProcess
 from prometheus_client import generate_latest
@@ -21,6 +24,12 @@ from test_daemon_validator import until_gone
 from smdaemon.jobs.ledger import Ledger
 
 KEY = bytes(range(32))
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def blocks(page: Path, label: str) -> list[str]:
+    """The code blocks of a page with that label."""
+    return re.findall(rf"^```{label}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
@@ -155,12 +164,13 @@ async def test_what_is_too_old_is_given_up(started):
         assert 'smdaemon_notification_lag_seconds{notifier="n"} 0.0' in metrics
 
 
-async def test_a_receiver_that_is_down_holds_up_nobody_else(started):
+@pytest.mark.parametrize("trouble", [500, None])
+async def test_a_receiver_that_is_down_holds_up_nobody_else(started, trouble):
     """Exports go on, another notifier is told, and what waits is sent when it is up again: nothing is lost, in order."""
     async with (
-        receiving(otherwise=500) as down,
+        receiving(otherwise=trouble) as down,
         receiving() as up,
-        started(model=notify(webhook=down.url) + notify(name="up", webhook=up.url)) as running,
+        started(model=notify(webhook=down.url, timeout_seconds=1) + notify(name="up", webhook=up.url)) as running,
     ):
         for step in (1, 2, 3):
             running.drop(f"ckpt-{step}.npz")
@@ -313,6 +323,14 @@ async def test_requests_are_signed(started, tmp_path):
         (request,) = await receiver.came(1)
         moment = int(request.headers["webhook-timestamp"])
         assert abs(time.time() - moment) < 120
+        (source,) = blocks(ROOT / "docs" / "notifications.md", "python")
+        page = {}
+        exec(compile(source, "docs/notifications.md", "exec"), page)  # a receiver that was made by the book
+        for key, good in ((KEY, True), (KEY[::-1], True), (bytes(32), False)):
+            secret = f"whsec_{base64.b64encode(key).decode()}"
+            assert page["verify"](request.headers, request.body, secret) is good
+            assert not page["verify"](request.headers, request.body + b" ", secret)
+            assert not page["verify"](request.headers, request.body, secret, tolerance_seconds=-1)
         signed = f"{request.headers['webhook-id']}.{moment}.{request.body.decode()}".encode()
         expected = [
             base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode() for key in (KEY, KEY[::-1])
@@ -347,6 +365,45 @@ async def test_without_a_sound_secret_nothing_is_sent(started, tmp_path, content
         assert receiver.requests == []
         secret_file(tmp_path, KEY).chmod(0o600)
         await receiver.came(1)
+
+
+async def test_a_webhook_over_tls_checks_who_answers(started, tmp_path, monkeypatch):
+    """Against the authorities of the system, or of SSL_CERT_FILE; a certificate for another name is none."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    contexts = []
+    for name in ("localhost", "elsewhere.example"):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert(name).configure_cert(context)
+        contexts.append(context)
+    async with receiving(ssl_context=contexts[0]) as good, receiving(ssl_context=contexts[1]) as bad:
+        urls = [f"https://localhost:{receiver.port}/" for receiver in (good, bad)]
+        async with started(model=notify(webhook=urls[0]) + notify(name="bad", webhook=urls[1])) as running:
+            running.drop("ckpt-1.npz")
+            await good.came(1)
+            while True:
+                _, refused = (await running.ask(running.client.get, "/v1/status"))["notifiers"]
+                if "error" in refused:
+                    break
+                await trio.lowlevel.checkpoint()
+            assert "certificate" in refused["error"]["message"].lower()
+            assert bad.requests == []
+
+
+async def test_the_page_shows_an_event_as_it_is(started):
+    """Field for field, in its order."""
+    async with receiving() as receiver, started(model=notify(webhook=receiver.url)) as running:
+        running.drop("ckpt-41.npz")
+        (request,) = await receiver.came(1)
+    (shown,) = (json.loads(block) for block in blocks(ROOT / "docs" / "notifications.md", "cloudevent"))
+    event = request.event
+    assert list(shown) == list(event)
+    assert list(shown["data"]) == list(event["data"])
+    assert {key: type(value) for key, value in shown["data"].items()} == {
+        key: type(value) for key, value in event["data"].items()
+    }
+    assert [len(part) for part in shown["id"].split("-")[::2]] == [len(part) for part in event["id"].split("-")[::2]]
 
 
 async def test_a_command_reads_the_event(started, tmp_path):
