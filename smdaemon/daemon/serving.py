@@ -14,7 +14,7 @@ import trio
 from smdaemon.config import Config, LabelRule, ModelSettings, ServingSettings
 from smdaemon.daemon.versions import Versions, previous
 from smdaemon.durable import write_atomically
-from smdaemon.errors import SmdaemonError, fault
+from smdaemon.errors import EnvironmentFault, SmdaemonError, fault
 from smdaemon.jobs.job import JobError, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.messages import error_message, set_time
@@ -26,6 +26,7 @@ from smdaemon.publish.serving_config import Entry, updated
 
 _log = get_logger(__name__)
 _AGAIN_SECONDS = 30.0
+_LOOK_SECONDS = 60.0
 
 
 class Serving:
@@ -105,7 +106,10 @@ class Serving:
                 self._entries[model.name] = _entry(model, config.serving, looked)
         told = {model.name: self._entries[model.name] for model in config.model if model.name in self._entries}
         try:
-            written = await trio.to_thread.run_sync(_update, Path(config.serving.config_file), told)
+            # a stop does not wait for a file system that hangs: the next start goes on
+            written = await trio.to_thread.run_sync(
+                _update, Path(config.serving.config_file), told, abandon_on_cancel=True
+            )
         except SmdaemonError as error:
             problem = error
         else:
@@ -114,8 +118,13 @@ class Serving:
         self._tell(problem, config.serving)
 
     async def _looked(self, model: ModelSettings, settings: ServingSettings) -> Looked:
-        # without labels the entry is the same whatever lies there
-        return await self._versions.looked(model.name) if settings.labels else Looked()
+        if not settings.labels:  # the entry is the same whatever lies there
+            return Looked()
+        with trio.move_on_after(_LOOK_SECONDS):
+            return await self._versions.looked(model.name)
+        # else one file system that hangs would keep the others' models from the file
+        message = f"the publish directory of {model.name!r} gave no answer within {_LOOK_SECONDS:g} s"
+        raise EnvironmentFault("io-error", message, retryable=True)
 
     def _tell(self, problem: SmdaemonError | None, settings: ServingSettings) -> None:
         if problem is None:

@@ -21,6 +21,7 @@ _log = get_logger(__name__)
 _SAID_LETTERS = 2000
 _REASON_LETTERS = 200
 _GONE = 410
+_HEADERS = {"content-type": CONTENT_TYPE, "user-agent": f"smdaemon/{__version__}"}
 
 
 class RefusedError(EnvironmentFault):
@@ -97,15 +98,11 @@ class Webhook:
 
     async def deliver(self, event: CloudEvent) -> None:
         """Post it. Raises RefusedError, EnvironmentFault `webhook-unreachable`, and ConfigError `secret-invalid`."""
-        headers = {
-            "content-type": CONTENT_TYPE,
-            "user-agent": f"smdaemon/{__version__}",
-            **await trio.to_thread.run_sync(self._signature, event),
-        }
         seconds = self._settings.timeout_seconds
         try:
             with trio.fail_after(seconds):
-                await self._post(event.body, headers)
+                signature = await trio.to_thread.run_sync(self._signature, event, abandon_on_cancel=True)
+                await self._post(event.body, {**_HEADERS, **signature})
         except trio.TooSlowError as error:
             message = f"the receiver did not answer within {seconds:g} s"
             raise EnvironmentFault("webhook-unreachable", message, retryable=True) from error
@@ -120,7 +117,7 @@ class Webhook:
 
     async def _post(self, body: bytes, headers: dict[str, str]) -> None:
         if self._tls is None:
-            self._tls = await trio.to_thread.run_sync(_prepared)
+            self._tls = await trio.to_thread.run_sync(_prepared, abandon_on_cancel=True)
         import httpx
 
         # neither proxies nor passwords from the daemon's environment; a redirect would lead the event elsewhere

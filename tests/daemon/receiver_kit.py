@@ -9,6 +9,11 @@ from functools import partial
 import h11
 import trio
 
+
+class Stalled(bytes):
+    """The beginning of an answer whose end never comes."""
+
+
 Answer = int | tuple[int, dict[str, str]] | bytes | None
 
 
@@ -75,6 +80,8 @@ class Receiver:
                 await stream.receive_some()  # until the other side gives up
             elif isinstance(answer, bytes):
                 await stream.send_all(answer)
+                if isinstance(answer, Stalled):
+                    await stream.receive_some()
             else:
                 status, extra = answer if isinstance(answer, tuple) else (answer, {})
                 fields = [("content-length", "0"), *extra.items()]

@@ -18,7 +18,7 @@ import trustme
 from daemon_kit import write_config
 from daemon_process import SmdaemonProcess
 from prometheus_client import generate_latest
-from receiver_kit import receiving
+from receiver_kit import Stalled, receiving
 from test_daemon_validator import until_gone
 
 from smdaemon.jobs.ledger import Ledger
@@ -97,6 +97,19 @@ async def test_events_come_in_order_and_only_those_asked_for(started):
         assert requests[0].event["data"]["error"]["code"].startswith("source-")
 
 
+async def test_what_was_superseded_is_told_where_it_is_asked_for(started, tmp_path):
+    """Of a backlog the newest drop is published; the others are told of in the order in which they ended."""
+    for step in range(20):
+        (tmp_path / "runs" / f"ckpt-{step}.npz").write_bytes(_npz())
+    config = 'on_backlog = "latest"\n' + notify(webhook="{}", on=["superseded", "published"])
+    async with receiving() as receiver, started(model=config.replace("{}", receiver.url)) as running:
+        requests = await receiver.came(20)
+        ended = [(job["version"], f"smdaemon.job.{job['state']}") for job in await running.ended(20)]
+    assert [(each.event["data"]["version"], each.event["type"]) for each in requests] == ended
+    assert (19, "smdaemon.job.published") in ended
+    assert "smdaemon.job.superseded" in dict(ended).values()
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -106,6 +119,7 @@ async def test_events_come_in_order_and_only_those_asked_for(started):
         (b"", "cannot be reached"),
         (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 50_000, "cannot be reached"),
         (None, "did not answer within 0.5 s"),
+        (Stalled(b"HTTP/1.1 200 OK\r\nx: "), "did not answer within 0.5 s"),
         ((503, {"retry-after": "-1e9"}), "answered 503"),
     ],
 )

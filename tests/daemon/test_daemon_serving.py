@@ -155,3 +155,18 @@ async def test_a_file_that_cannot_be_written_is_told_and_tried_again(started, mo
         assert state["error"]["code"] == "directory-missing"
         (running.root / "later").mkdir()
         await until((running.root / "later" / "serving.config").exists)
+
+
+async def test_a_publish_directory_that_hangs_is_told(started, monkeypatch):
+    """What the file says of its model stays; a stop does not wait for it."""
+
+    async def hang(_self, _model):
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("smdaemon.daemon.serving._LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("smdaemon.daemon.versions.Versions.looked", hang)
+    async with started(model=LISTED) as running:
+        while "error" not in (state := await status(running)):
+            await trio.lowlevel.checkpoint()
+        assert state["error"]["code"] == "io-error"
+        assert "'ranker' gave no answer" in state["error"]["message"]
