@@ -400,6 +400,12 @@ def _check(config: Config, path: Path, lines: _Lines) -> None:
     names: set[str] = set()
     for index, notifier in enumerate(config.notify):
         _check_notifier(notifier, f"$.notify[{index}]", refuse)
+        if notifier.retry_for_seconds > config.daemon.keep_jobs_days * 86_400:
+            message = f"retry_for_seconds is longer than keep_jobs_days, {config.daemon.keep_jobs_days:g}"
+            where = f"$.notify[{index}].retry_for_seconds"
+            raise refuse(
+                "config-conflict", where, message, "what the journal forgets cannot be told: raise keep_jobs_days"
+            )
         if notifier.name in names:
             message = f"two notifiers have the name {notifier.name!r}"
             raise refuse("config-conflict", f"$.notify[{index}].name", message, "give each a name of its own")

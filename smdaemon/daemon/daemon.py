@@ -212,7 +212,7 @@ class Daemon:
         self._condition.phase = "draining"
         self._watches.stop()
         seconds = self.config.daemon.drain_seconds
-        self._manager.stopping(seconds)
+        self._manager.stopping(seconds + _SETTLE_SECONDS)
         _log.info("draining", running=self._scheduler.busy, seconds=seconds)
         async with trio.open_nursery() as nursery:
 
@@ -234,8 +234,9 @@ class Daemon:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(hurry)
-            await self._serving.settle(_SETTLE_SECONDS)
-            await self._notifications.settle(_SETTLE_SECONDS)
+            with trio.move_on_after(_SETTLE_SECONDS):
+                await self._serving.settle()
+                await self._notifications.settle()
             nursery.cancel_scope.cancel()
 
     async def _serve(self, view: View, served: trio.Event, *, task_status: trio.TaskStatus[list[str]]) -> None:

@@ -69,12 +69,11 @@ class Notifications:
         for task in self._tasks.values():
             task.notifier.hurry()
 
-    async def settle(self, seconds: float) -> None:
-        """Wait until all is told but to receivers that have failed, for at most so long."""
-        with trio.move_on_after(seconds):
-            while any(task.notifier.busy for task in self._tasks.values()):
-                self._changed = trio.Event()
-                await self._changed.wait()
+    async def settle(self) -> None:
+        """Wait until all is told but to receivers that have failed."""
+        while any(task.notifier.busy for task in self._tasks.values()):
+            self._changed = trio.Event()
+            await self._changed.wait()
 
     def status(self) -> list[v1.Notifier]:
         """Each notifier of the configuration, in its order."""

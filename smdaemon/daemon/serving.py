@@ -60,10 +60,9 @@ class Serving:
         """The configuration may be another."""
         self._wake(*(model.name for model in self._config().model))
 
-    async def settle(self, seconds: float) -> None:
-        """Wait until the file says what is so, or cannot be written, for at most so long."""
-        with trio.move_on_after(seconds):
-            await self._settled.wait()
+    async def settle(self) -> None:
+        """Wait until the file says what is so, or cannot be written."""
+        await self._settled.wait()
 
     def status(self) -> v1.ServingConfig | None:
         """The file's state; None where none is asked for."""

@@ -81,6 +81,12 @@ def test_the_shipped_configuration_is_sound():
                 ("[[notify]]\nname = 'n'\nwebhook = 'https://h:x/'", "config-invalid", 7, "no URL"),
                 ("[[notify]]\nname = 'n'\nwebhook = 'https://h/ x'", "config-invalid", 7, "no URL"),
                 ("[[notify]]\nname = 'n'\nwebhook = 'https://u:pw@h/'", "config-invalid", 7, "a password"),
+                (
+                    "[[notify]]\nname = 'n'\ncommand = ['a']\nretry_for_seconds = 3e6",
+                    "config-conflict",
+                    8,
+                    "keep_jobs_days, 30",
+                ),
                 ("[serving]", "config-invalid", 5, "'config_file'"),
                 ("[serving]\nconfig_file = 'c'\nlabels = {a = 'best'}", "config-invalid", 7, "'best'"),
                 ("[serving]\nconfig_file = 'c'\nlabels = {'a b' = 'newest'}", "config-invalid", 7, "'a b'"),
