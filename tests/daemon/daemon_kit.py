@@ -1,5 +1,6 @@
 """What the daemon's tests share: a configuration, and a daemon that runs, asked over its real control socket."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,3 +70,27 @@ def write_config(root: Path, *, daemon: str = "", model: str = "") -> Path:
         f'[[model]]\nname = "ranker"\nwatch = "runs"\npublish = "models"\n{quiet}{model}\n'
     )
     return path
+
+
+async def until_gone(group: int) -> None:
+    """Return once no process of the group is left; the killed are reaped by init, a moment later."""
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        if not any_alive(group):
+            return
+        await trio.lowlevel.checkpoint()
+
+
+def any_alive(group: int) -> bool:
+    """Whether a process of the group is no zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            return True
+    return False

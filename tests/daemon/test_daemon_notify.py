@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
-from daemon_kit import write_config
+from daemon_kit import until_gone, write_config
 from daemon_process import SmdaemonProcess
 from prometheus_client import generate_latest
 from receiver_kit import Stalled, receiving
-from test_daemon_validator import until_gone
 
 from smdaemon.jobs.ledger import Ledger
 

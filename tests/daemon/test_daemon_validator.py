@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from daemon_kit import until_gone
 
 from smdaemon.commands import OUTPUT_BYTES, Ended, printable_output
 from smdaemon.daemon.validator import check_untouched, stamps
@@ -121,30 +122,6 @@ async def test_a_validator_that_takes_too_long_is_killed(started, tmp_path):
         assert names(running.models) == []
         group = int((tmp_path / "pid").read_text())
         await until_gone(group)
-
-
-async def until_gone(group: int) -> None:
-    """Return once no process of the group is left; the killed are reaped by init, a moment later."""
-    while True:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        if not any_alive(group):
-            return
-        await trio.lowlevel.checkpoint()
-
-
-def any_alive(group: int) -> bool:
-    """Whether a process of the group is no zombie."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            return True
-    return False
 
 
 async def test_what_a_validator_leaves_running_is_killed(started, tmp_path):
