@@ -140,9 +140,12 @@ class Daemon:
                 if settings.handoff_socket:
                     await nursery.start(self._serve_trainers, handoffs)
                 await self._space.look()
-                nursery.start_soon(view.past.run)  # its first sample knows the room, too
-                nursery.start_soon(self._space.run)
-                nursery.start_soon(self._scheduler.run)
+                for service in (
+                    view.past.run,
+                    self._space.run,
+                    self._scheduler.run,
+                ):  # the first sample knows the room, too
+                    nursery.start_soon(service)
                 nursery.start_soon(self._forget_old_jobs, ledger)
                 await self._watch_all()
                 if not self._stop.is_set():
