@@ -44,7 +44,8 @@ async def test_versions_outlast_a_power_loss_at_every_operation(disk, tmp_path, 
                 await daemon.settled(len(STEPS))
             left = [int(name) for name in versions_of(models)]
             assert set(left) >= ({max(STEPS)} if rules else set(STEPS)), (kept, acts, left)
-            assert not drafts_of(models), (kept, acts)
+            # what this daemon had hidden when it was stopped goes with the next start
+            assert not [name for name in drafts_of(models) if "-removed-" not in name], (kept, acts)
             TALLY["power losses of a whole run"] += 1
 
 
