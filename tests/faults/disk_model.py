@@ -78,8 +78,15 @@ class Disk:
 
     def directory(self, number: int) -> Node:
         """The directory of that number."""
-        if self.nodes[number].entries is None:
+        node = self.node(number)
+        if node.entries is None:
             raise DiskError(errno.ENOTDIR)
+        return node
+
+    def node(self, number: int) -> Node:
+        """The node of that number; one that a power loss took is stale."""
+        if number not in self.nodes:
+            raise DiskError(errno.ESTALE)
         return self.nodes[number]
 
     def make(self, parent: int, name: bytes, mode: int, *, directory: bool) -> Node:
@@ -130,13 +137,21 @@ class Disk:
         """Make content, or the names in a directory, durable."""
         self._act("_sync", number)
 
-    def cut(self, acts: int, kept: Kept) -> Self:
-        """The disk as it comes up again after a power loss behind so many acts; new nodes get numbers that none had before."""
+    @property
+    def unused(self) -> int:
+        """From this number on no node has had one."""
+        return self._next
+
+    def cut(self, acts: int, kept: Kept, unused: int = 0) -> Self:
+        """The disk as it comes up again after a power loss behind so many acts; new nodes get numbers that none had before.
+
+        Those below `unused` are had by others.
+        """
         disk = self._at_the_beginning()
         for act in self.acts[:acts]:
             disk._do(act)
         disk.nodes = disk._left(kept)
-        disk._next = self._next
+        disk._next = max(self._next, unused)
         disk.begin()
         return disk
 

@@ -121,9 +121,8 @@ class FaultyDisk(pyfuse3.Operations):
 
     async def getattr(self, inode, ctx):
         await self._meet("getattr", self._paths[inode])
-        if inode not in self.disk.nodes:  # the kernel remembers what a power loss took
-            raise pyfuse3.FUSEError(errno.ESTALE)
-        return self._attributes(self.disk.nodes[inode])
+        with refusals():  # the kernel remembers what a power loss took
+            return self._attributes(self.disk.node(inode))
 
     async def setattr(self, inode, attr, fields, fh, ctx):
         await self._meet("setattr", self._paths[inode])
@@ -153,6 +152,8 @@ class FaultyDisk(pyfuse3.Operations):
 
     async def open(self, inode, flags, ctx):
         await self._meet("open", self._paths[inode])
+        with refusals():
+            self.disk.node(inode)
         if flags & os.O_TRUNC:
             self.disk.resize(inode, 0)
         return self._opened(inode)
@@ -180,7 +181,8 @@ class FaultyDisk(pyfuse3.Operations):
 
     async def opendir(self, inode, ctx):
         await self._meet("opendir", self._paths[inode])
-        return inode
+        with refusals():
+            return self.disk.directory(inode).number
 
     async def fsyncdir(self, fh, datasync):
         await self._meet("fsyncdir", self._paths[fh])
@@ -299,7 +301,8 @@ class Control:
     async def cut(self, acts: int, kept: str) -> None:
         """Come up after a power loss behind so many acts of what was done since the last `begin`. No file may be open."""
         self._system.power_ends = None
-        self._system.disk = self._cut_from.cut(acts, Kept(kept))
+        # no number twice: the kernel remembers those of the life after an earlier cut, too
+        self._system.disk = self._cut_from.cut(acts, Kept(kept), unused=self._system.disk.unused)
 
     async def cuts(self, kept: str) -> list[int]:
         """After how many acts since the last `begin` a power loss leaves something else than one act earlier."""

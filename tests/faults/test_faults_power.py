@@ -42,6 +42,7 @@ async def test_versions_outlast_a_power_loss_at_every_operation(disk, tmp_path, 
             assert set(promised[-1:] if rules else promised) <= set(found), (kept, acts, found, promised)
             async with working(config) as daemon:
                 await daemon.settled(len(STEPS))
+                assert not daemon.ledger.counts().get(State.FAILED), (kept, acts, daemon.moves[-1])
             left = [int(name) for name in versions_of(models)]
             assert set(left) >= ({max(STEPS)} if rules else set(STEPS)), (kept, acts, left)
             # what this daemon had hidden when it was stopped goes with the next start
