@@ -297,9 +297,11 @@ def test_a_report_that_raises_ends_the_child_process(tmp_path, template):
 def test_a_killed_child_process_is_a_fault_that_is_tried_again(tmp_path, template):
     """The kernel kills it where memory is short; the job says so and waits."""
 
+    before = children_of(os.getpid())
+
     class Killing(Silent):
         def writing(self, tensors, nbytes):
-            (child,) = children_of(os.getpid())
+            (child,) = children_of(os.getpid()) - before
             os.kill(child, signal.SIGKILL)
 
     with pytest.raises(EnvironmentFault) as caught:
@@ -328,4 +330,4 @@ def test_a_child_process_does_not_outlive_the_daemon(tmp_path, template):
 def children_of(pid):
     """The processes that `pid` started."""
     threads = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    return {int(child) for thread in threads for child in (thread / "children").read_text().split()}
