@@ -80,7 +80,7 @@ crash: $(VENV)/.dev
 
 # Twenty thousand drops at once, a thousand requests, clients that idle or do not read. CI tries a part of it.
 load: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/load --load-scale 1 $(ARGS)
+	$(BIN)/python -m pytest tests/load --load-scale 1 -o faulthandler_timeout=0 $(ARGS)
 
 # Hundreds of thousands of broken inputs for every parser. CI tries some.
 fuzz: $(VENV)/.dev

@@ -296,7 +296,6 @@ def test_a_report_that_raises_ends_the_child_process(tmp_path, template):
 
 def test_a_killed_child_process_is_a_fault_that_is_tried_again(tmp_path, template):
     """The kernel kills it where memory is short; the job says so and waits."""
-
     before = children_of(os.getpid())
 
     class Killing(Silent):
