@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format docs bench compatibility crash fuzz load soak faults fuse browser audit wheel coverage protos lock clean
+.PHONY: demo test lint format docs bench compatibility crash fuzz load soak faults fuse browser audit wheel coverage mutate protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -73,6 +73,7 @@ lock: | $(BIN)/uv
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group docs -c requirements/dev.txt -o requirements/docs.txt
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group build -o requirements/build.txt
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group faults -c requirements/dev.txt -o requirements/faults.txt
+	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group mutation -c requirements/dev.txt -o requirements/mutation.txt
 
 # The long form of the crash tests: hundreds of daemons killed at every boundary and at random. CI runs a short one.
 crash: $(VENV)/.dev
@@ -111,6 +112,12 @@ coverage: $(VENV)/.dev
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+# Changes states, placement and the bundle format in thousands of ways, and lists what no test notices: an hour and more.
+mutate: $(VENV)/.dev
+	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/mutation.txt
+	$(BIN)/mutmut run $(ARGS)
+	$(BIN)/mutmut results
+
 # Builds the wheel, runs it in empty environments, resolves its extras beside TensorFlow, JAX and PyTorch.
 wheel: $(VENV)/.run
 	$(BIN)/python requirements/wheel.py $(ARGS)
@@ -120,4 +127,4 @@ audit: | $(BIN)/uv
 	$(BIN)/python requirements/audit.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-compat dist build site
+	rm -rf $(VENV) .venv-compat dist build site mutants

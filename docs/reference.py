@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
-from smdaemon import config, errors
+from smdaemon import errors, settings
 from smdaemon.cli.main import GROUPS, make_app
 from smdaemon.control.app import OPERATIONS
 from smdaemon.control.metrics import Metrics
@@ -110,7 +110,7 @@ def keys_table(kind: type[msgspec.Struct]) -> str:
 
 
 def _comments_above_fields(kind: type[msgspec.Struct]) -> dict[str, str]:
-    lines = Path(config.__file__).read_text().splitlines()
+    lines = Path(settings.__file__).read_text().splitlines()
     (body,) = [
         node.body
         for node in ast.parse("\n".join(lines)).body
@@ -317,14 +317,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "command-options": options_of_commands,
     "commands": commands_table,
-    "daemon-keys": lambda: keys_table(config.DaemonSettings),
+    "daemon-keys": lambda: keys_table(settings.DaemonSettings),
     "errors": errors_table,
     "formats": formats_table,
     "messages": messages_tables,
     "metrics": metrics_table,
-    "notify-keys": lambda: keys_table(config.NotifySettings),
-    "serving-keys": lambda: keys_table(config.ServingSettings),
-    "model-keys": lambda: keys_table(config.ModelSettings),
+    "notify-keys": lambda: keys_table(settings.NotifySettings),
+    "serving-keys": lambda: keys_table(settings.ServingSettings),
+    "model-keys": lambda: keys_table(settings.ModelSettings),
     "request-fields": lambda: message_table("ExportRequest"),
     "result-fields": lambda: message_table("ExportResult"),
     "routes": routes_table,

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from smdaemon import log, systemd
-from smdaemon.config import Config, DaemonSettings, differences
+from smdaemon.config import differences
 from smdaemon.control.access import Access, access_of
 from smdaemon.control.server import serve
 from smdaemon.control.tls import Tls
@@ -43,6 +43,7 @@ from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
 from smdaemon.paths import exists
 from smdaemon.proto import v1
 from smdaemon.publish.local import LocalStore
+from smdaemon.settings import Config, DaemonSettings
 from smdaemon.unix_socket import unix_listener
 
 _log = log.get_logger(__name__)

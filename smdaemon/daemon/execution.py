@@ -10,7 +10,6 @@ from pathlib import Path
 
 import trio
 
-from smdaemon.config import Config, ModelSettings, parse_size
 from smdaemon.daemon.validator import judge
 from smdaemon.errors import ConfigError, DropError, fault
 from smdaemon.export.budget import ByteBudget, needed
@@ -27,6 +26,7 @@ from smdaemon.log import get_logger
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
 from smdaemon.publish.space import check_room
+from smdaemon.settings import Config, ModelSettings, parse_size
 
 _log = get_logger(__name__)
 

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from smdaemon import systemd
-from smdaemon.config import Config
 from smdaemon.daemon.inherited import STORED
 from smdaemon.daemon.intake import Intake
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError
@@ -24,6 +23,7 @@ from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import TERMINAL, Event, ImpossibleMoveError, State
 from smdaemon.log import get_logger
 from smdaemon.proto import v1
+from smdaemon.settings import Config
 from smdaemon.unix_socket import uid_of
 
 _log = get_logger(__name__)

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from smdaemon.config import DaemonSettings
 from smdaemon.errors import ConfigError
 from smdaemon.log import get_logger
+from smdaemon.settings import DaemonSettings
 
 _log = get_logger(__name__)
 STORED = re.compile(r"handoff-(segment|plan)-([0-9A-Za-z-]+)")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import trio
 
-from smdaemon.config import Config, ModelSettings
 from smdaemon.confinement import confined, open_regular, status_of, unlinked
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError
 from smdaemon.export.plan import check_choices
@@ -19,6 +18,7 @@ from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import result_path
 from smdaemon.proto.mapping import dict_to_message, request_from_json, request_from_protobuf, request_from_toml
 from smdaemon.proto.v1 import ExportRequest
+from smdaemon.settings import Config, ModelSettings
 from smdaemon.sources.base import Identity
 from smdaemon.sources.checkpoint_state import checkpoint_prefix, is_checkpoint
 from smdaemon.sources.files import source_fault

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import trio
 
-from smdaemon.config import Config, NotifySettings
 from smdaemon.errors import EnvironmentFault
 from smdaemon.jobs.job import JobError, Moved
 from smdaemon.jobs.ledger import Ledger
@@ -14,6 +13,7 @@ from smdaemon.log import get_logger
 from smdaemon.notify.notifier import Notifier, Tally
 from smdaemon.notify.targets import Target, target_of
 from smdaemon.proto import v1
+from smdaemon.settings import Config, NotifySettings
 
 _log = get_logger(__name__)
 _AGAIN_SECONDS = 30.0

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import trio
 
-from smdaemon.config import Config
 from smdaemon.errors import DropError, SmdaemonError, fault
 from smdaemon.jobs.job import Job, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import write_result
 from smdaemon.jobs.states import TERMINAL
 from smdaemon.log import get_logger
+from smdaemon.settings import Config
 
 _log = get_logger(__name__)
 _LOOK_BACK = 1000  # jobs; a crash leaves at most as many results unwritten as exports were running

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import trio
 
-from smdaemon.config import Config, LabelRule, ModelSettings, ServingSettings
 from smdaemon.daemon.versions import Versions, previous
 from smdaemon.durable import write_atomically
 from smdaemon.errors import EnvironmentFault, SmdaemonError, fault
@@ -23,6 +22,7 @@ from smdaemon.log import get_logger
 from smdaemon.proto import v1
 from smdaemon.publish.presence import Looked
 from smdaemon.publish.serving_config import Entry, updated
+from smdaemon.settings import Config, LabelRule, ModelSettings, ServingSettings
 
 _log = get_logger(__name__)
 _AGAIN_SECONDS = 30.0

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from smdaemon.config import Config, load_config
+from smdaemon.config import load_config
 from smdaemon.errors import ConfigError
 from smdaemon.export.plan import check_choices
+from smdaemon.settings import Config
 from smdaemon.sources.formats import AUTO, FORMATS
 
 

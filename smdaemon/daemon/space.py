@@ -5,11 +5,11 @@ from pathlib import Path
 
 import trio
 
-from smdaemon.config import Config
 from smdaemon.errors import EnvironmentFault
 from smdaemon.log import get_logger
 from smdaemon.publish import space
 from smdaemon.publish.space import Room
+from smdaemon.settings import Config
 
 _log = get_logger(__name__)
 LOOK_SECONDS = 5.0

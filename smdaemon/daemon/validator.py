@@ -9,12 +9,12 @@ from pathlib import Path
 import trio
 
 from smdaemon.commands import Command, Ended
-from smdaemon.config import ModelSettings
 from smdaemon.errors import DropError, fault
 from smdaemon.jobs.attempt import Attempt
 from smdaemon.jobs.states import Event, State
 from smdaemon.log import get_logger
 from smdaemon.publish.local import LocalStore
+from smdaemon.settings import ModelSettings
 
 _log = get_logger(__name__)
 

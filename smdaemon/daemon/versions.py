@@ -10,7 +10,6 @@ from pathlib import Path
 
 import trio
 
-from smdaemon.config import Config, ModelSettings
 from smdaemon.errors import ConfigError, EnvironmentFault
 from smdaemon.jobs.job import Job, Moved, NewJob
 from smdaemon.jobs.ledger import Ledger
@@ -21,6 +20,7 @@ from smdaemon.proto import v1
 from smdaemon.publish.local import LocalStore
 from smdaemon.publish.presence import Looked, Standing, look
 from smdaemon.publish.retention import Policy, Version, retained
+from smdaemon.settings import Config, ModelSettings
 
 _log = get_logger(__name__)
 ROLLBACK_FORMAT = "saved-model"

@@ -11,7 +11,6 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from smdaemon import __version__
-from smdaemon.config import Config, ModelSettings
 from smdaemon.control.metrics import Metrics
 from smdaemon.daemon.feed import StatusNews, feed
 from smdaemon.daemon.handoffs import Handoffs
@@ -31,6 +30,7 @@ from smdaemon.jobs.scheduler import Scheduler
 from smdaemon.jobs.states import ACTIVE, TERMINAL, State
 from smdaemon.log import RECENT
 from smdaemon.proto import v1
+from smdaemon.settings import Config, ModelSettings
 from smdaemon.watch.watcher import WatchState
 
 

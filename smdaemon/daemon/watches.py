@@ -6,11 +6,11 @@ from pathlib import Path
 
 import trio
 
-from smdaemon.config import ModelSettings
 from smdaemon.daemon.intake import Intake
 from smdaemon.errors import EnvironmentFault
 from smdaemon.jobs.retry import delay
 from smdaemon.log import get_logger
+from smdaemon.settings import ModelSettings
 from smdaemon.watch.watcher import Drop, Watcher, WatchSpec, WatchState
 
 _log = get_logger(__name__)

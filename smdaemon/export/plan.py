@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from smdaemon.errors import ConfigError, SmdaemonError
 
 if TYPE_CHECKING:  # for an export without a daemon, which reads neither, they would take longer than the export
-    from smdaemon.config import ModelSettings
     from smdaemon.proto.v1 import ExportRequest
+    from smdaemon.settings import ModelSettings
 
 SHARD_BYTES = 256 << 20
 """A data file of this size is worth a thread of its own."""

@@ -11,7 +11,6 @@ from fnmatch import fnmatchcase
 
 import trio
 
-from smdaemon.config import NotifySettings
 from smdaemon.errors import EnvironmentFault, SmdaemonError
 from smdaemon.jobs.job import Job
 from smdaemon.jobs.ledger import Ledger
@@ -20,6 +19,7 @@ from smdaemon.jobs.states import State
 from smdaemon.log import get_logger
 from smdaemon.notify.event import CloudEvent, cloud_event
 from smdaemon.notify.targets import RefusedError, Target
+from smdaemon.settings import NotifySettings
 
 _log = get_logger(__name__)
 _PAGE = 100

@@ -10,12 +10,12 @@ import trio
 
 from smdaemon import __version__
 from smdaemon.commands import Command, Ended
-from smdaemon.config import NotifySettings
 from smdaemon.errors import EnvironmentFault
 from smdaemon.log import get_logger
 from smdaemon.notify.event import CONTENT_TYPE, CloudEvent
 from smdaemon.notify.signature import keys_of, signed_headers
 from smdaemon.private_file import read_private
+from smdaemon.settings import NotifySettings
 
 _log = get_logger(__name__)
 _SAID_LETTERS = 2000

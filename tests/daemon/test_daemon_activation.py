@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 
 from smdaemon import systemd
 from smdaemon.cli.client import Client
-from smdaemon.config import DaemonSettings
 from smdaemon.daemon.inherited import inherited
 from smdaemon.errors import ConfigError
 from smdaemon.handoff import attach
+from smdaemon.settings import DaemonSettings
 
 HANDOFF = 'handoff_socket = "handoff.sock"'
 PATIENCE_SECONDS = 60

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from smdaemon.config import Config, differences, load_config, parse_config, parse_size
+from smdaemon.config import differences, load_config, parse_config
 from smdaemon.errors import ConfigError
+from smdaemon.settings import Config, parse_size
 
 GOOD = """\
 [daemon]
@@ -206,8 +207,8 @@ def test_a_config_is_frozen():
 def test_every_option_of_a_request_is_a_setting_of_a_model_and_a_flag(capsys):
     """What one export may be asked for is asked for in the same words everywhere; the file, version, metrics and model aside."""
     from smdaemon.cli.main import dispatch
-    from smdaemon.config import ModelSettings
     from smdaemon.proto.v1 import ExportRequest
+    from smdaemon.settings import ModelSettings
 
     fields = {field.name for field in ExportRequest.DESCRIPTOR.fields} - {"model", "source", "version", "metrics"}
     assert fields <= set(ModelSettings.__struct_fields__)

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from smdaemon.cli.main import GROUPS
-from smdaemon.config import Config, parse_config
+from smdaemon.config import parse_config
+from smdaemon.settings import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "kubernetes.md"

@@ -10,7 +10,6 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from smdaemon.config import NotifySettings
 from smdaemon.errors import EnvironmentFault
 from smdaemon.jobs.job import NewJob
 from smdaemon.jobs.ledger import open_ledger
@@ -18,6 +17,7 @@ from smdaemon.jobs.retry import JITTER, LONGEST_SECONDS
 from smdaemon.jobs.states import Event
 from smdaemon.notify.notifier import Notifier, Tally
 from smdaemon.notify.targets import RefusedError
+from smdaemon.settings import NotifySettings
 
 START = 1_700_000_000.0
 DOWN = EnvironmentFault("webhook-unreachable", "nobody there", retryable=True)
