@@ -15,7 +15,7 @@ from benchmarks.service import Value, running_daemon
 
 SAVES = 3
 LEAST = 95
-NICE, RATE = 15, "100MB"
+NICE, RATE = 15, "75MB"
 CONSIDERATE = f"nice = {NICE}, write_rate = {RATE}"
 BESIDE_DD = "numpy on all cores, beside dd"
 
