@@ -156,6 +156,13 @@ def model_errors(models: list[Json]) -> list[str]:
     return _errors(models, "error", "retention_error")
 
 
+def all_errors(status: Json) -> list[str]:
+    """A line for each error of a model, of a notifier, and of TensorFlow Serving's file."""
+    lines = [*model_errors(status["models"]), *_errors(status.get("notifiers", []), "error")]
+    serving = status.get("serving", {})
+    return [*lines, output.visible(f"serving config: {_serving(serving)}")] if "error" in serving else lines
+
+
 def _errors(told: list[Json], *kinds: str) -> list[str]:
     """A line for each error: too long for a column."""
     return [

@@ -13,7 +13,7 @@ from rich.text import Text
 from smdaemon.cli import output
 from smdaemon.cli.client import Json
 from smdaemon.cli.follow import ENDED, RUNNING, WAITING, Known
-from smdaemon.cli.status import counts, handoff_facts, model_errors
+from smdaemon.cli.status import all_errors, counts, handoff_facts
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _LABEL_COLUMNS = 14
@@ -73,7 +73,7 @@ def picture(known: Known, view: View, now: datetime, columns: int, lines: int) -
         *meters,
         Text(counts(status["jobs"]) or "no jobs", style="dim"),
     ]
-    wrong = [Text(line, style="red") for line in model_errors(status["models"])[: _PROBLEMS_SHOWN if meters else 1]]
+    wrong = [Text(line, style="red") for line in all_errors(status)[: _PROBLEMS_SHOWN if meters else 1]]
     models = [model for model in status["models"] if view.words.lower() in model["name"].lower()]
     queue = known.queue() + sorted(known.failed_jobs.values(), key=lambda job: -job["id"])
     open_jobs = sum(count for state, count in status["jobs"].items() if state not in ENDED)

@@ -11,6 +11,7 @@ from rich.console import Console
 from smdaemon.cli.client import Client
 from smdaemon.cli.follow import Follower, Known
 from smdaemon.cli.main import dispatch
+from smdaemon.cli.status import all_errors
 from smdaemon.cli.terminal import keys_of
 from smdaemon.cli.top_page import View, picture, sparkline, time_left
 
@@ -327,3 +328,16 @@ def test_a_follower_that_was_stopped_tells_nothing(server):
     follower.stop()
     follower._tell()
     assert called == []
+
+
+def test_everything_that_is_wrong_has_a_line():
+    """A model's two errors, a notifier's, and Serving's file; what is well has none."""
+    error = {"code": "io-error", "message": "it broke", "remedy": "mend it"}
+    status = {
+        "models": [{"name": "a", "error": error, "retention_error": error}, {"name": "b"}],
+        "notifiers": [{"name": "pager", "error": error}, {"name": "hook"}],
+        "serving": {"config_file": "/m.config", "error": error},
+    }
+    told = "it broke (io-error); mend it"
+    assert all_errors(status) == [f"a: {told}", f"a: {told}", f"pager: {told}", f"serving config: /m.config: {told}"]
+    assert all_errors({"models": [], "serving": {"config_file": "/m.config"}}) == []

@@ -67,6 +67,20 @@ def test_the_page_shows_what_the_api_says(serving, page):
     assert page.driver.title == "smdaemon: 0 running"
 
 
+def test_whoever_is_not_told_is_named(serving, page):
+    """A notifier whose command fails, and Serving's file that cannot be understood: each with its code and what to do."""
+    (serving.root / "models.config").write_text("no such thing {")
+    config = serving.configure(daemon="")
+    with config.open("a") as file:
+        file.write('[[notify]]\nname = "pager"\ncommand = ["false"]\n[serving]\nconfig_file = "models.config"\n')
+    serving.start()
+    published(serving, "ckpt-1.npz")
+    page.open().until_live()
+    page.until_shown(".problem", "notifier-failed")
+    page.until_shown(".problem", "serving-config-invalid")
+    assert "Notifier pager" in page.text("main")
+
+
 def test_an_empty_daemon_has_a_page(serving, page):
     """Where nothing has happened yet the page says so."""
     serving.configure()

@@ -14,6 +14,7 @@ export function Overview({ store }) {
   const { status } = store;
   return html`
     <${Problem} error=${status.config_error} what="The last reload was refused, the configuration before it is in force" />
+    ${unheard(status).map(([what, error]) => html`<${Problem} key=${what} error=${error} what=${what} />`)}
     <section class="meters" aria-label="The daemon">
       <${Meter} label="Workers" part=${status.workers_busy} whole=${status.workers} text="${status.workers_busy} of ${status.workers} busy" />
       <${Meter} scarce label="Host memory" part=${status.host_memory_used_bytes} whole=${status.host_memory_bytes}
@@ -25,6 +26,12 @@ export function Overview({ store }) {
     <${Plots} store=${store} />
     <${Models} store=${store} />
     <${Queue} store=${store} />`;
+}
+
+/** What others are not told: by which notifier, or in which file of theirs. */
+function unheard({ notifiers, serving }) {
+  const told = notifiers.map(({ name, error }) => [`Notifier ${name}`, error]);
+  return [...told, ["TensorFlow Serving's model config file", serving?.error]].filter(([, error]) => error);
 }
 
 function Counts({ jobs }) {
