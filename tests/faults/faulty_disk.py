@@ -94,6 +94,11 @@ class FaultyDisk(pyfuse3.Operations):
             raise pyfuse3.FUSEError(fault.effect)
         return str(fault.effect)
 
+    def _node(self, number: int) -> Node:
+        """A node that the kernel knows; of what a power loss or a reset took it may still ask."""
+        with refusals():
+            return self.disk.node(number)
+
     def _path(self, parent: int, name: bytes) -> str:
         above = self._paths[parent]
         return f"{above}/{name.decode()}" if above else name.decode()
@@ -121,18 +126,17 @@ class FaultyDisk(pyfuse3.Operations):
 
     async def getattr(self, inode, ctx):
         await self._meet("getattr", self._paths[inode])
-        with refusals():  # the kernel remembers what a power loss took
-            return self._attributes(self.disk.node(inode))
+        return self._attributes(self._node(inode))
 
     async def setattr(self, inode, attr, fields, fh, ctx):
         await self._meet("setattr", self._paths[inode])
         if fields.update_size:
-            self.disk.resize(inode, attr.st_size)
+            self.disk.resize(self._node(inode).number, attr.st_size)
         if fields.update_mtime:
-            self.disk.set_mtime(inode, attr.st_mtime_ns)
+            self.disk.set_mtime(self._node(inode).number, attr.st_mtime_ns)
         if fields.update_mode:
-            self.disk.set_mode(inode, attr.st_mode)
-        return self._attributes(self.disk.nodes[inode])
+            self.disk.set_mode(self._node(inode).number, attr.st_mode)
+        return self._attributes(self._node(inode))
 
     async def access(self, inode, mode, ctx):
         if mode & os.W_OK:
@@ -152,8 +156,7 @@ class FaultyDisk(pyfuse3.Operations):
 
     async def open(self, inode, flags, ctx):
         await self._meet("open", self._paths[inode])
-        with refusals():
-            self.disk.node(inode)
+        self._node(inode)
         if flags & os.O_TRUNC:
             self.disk.resize(inode, 0)
         return self._opened(inode)
@@ -164,7 +167,7 @@ class FaultyDisk(pyfuse3.Operations):
 
     async def read(self, fh, off, size):
         effect = await self._meet("read", self._paths[fh])
-        found = bytes(self.disk.nodes[fh].content[off : off + size])
+        found = bytes(self._node(fh).content[off : off + size])
         if effect == "zeros":
             return bytes(len(found))
         return found[: max(len(found) // 2, 1)] if effect == "short" else found
@@ -172,12 +175,12 @@ class FaultyDisk(pyfuse3.Operations):
     async def write(self, fh, off, buf):
         if await self._meet("write", self._paths[fh]) == "short":
             buf = buf[: max(len(buf) // 2, 1)]
-        self.disk.write(fh, off, bytes(buf))
+        self.disk.write(self._node(fh).number, off, bytes(buf))
         return len(buf)
 
     async def fsync(self, fh, datasync):
         await self._meet("fsync", self._paths[fh])
-        self.disk.sync(fh)
+        self.disk.sync(self._node(fh).number)
 
     async def opendir(self, inode, ctx):
         await self._meet("opendir", self._paths[inode])
@@ -186,13 +189,13 @@ class FaultyDisk(pyfuse3.Operations):
 
     async def fsyncdir(self, fh, datasync):
         await self._meet("fsyncdir", self._paths[fh])
-        self.disk.sync(fh)
+        self.disk.sync(self._node(fh).number)
 
     async def readdir(self, fh, start_id, token):
         await self._meet("readdir", self._paths[fh])
-        entries = sorted((self.disk.nodes[fh].entries or {}).items())
+        entries = sorted((self._node(fh).entries or {}).items())
         for place, (name, number) in enumerate(entries[start_id:], start=start_id + 1):
-            if not pyfuse3.readdir_reply(token, name, self._named(fh, name, self.disk.nodes[number]), place):
+            if not pyfuse3.readdir_reply(token, name, self._named(fh, name, self._node(number)), place):
                 break
 
     async def rename(self, parent_inode_old, name_old, parent_inode_new, name_new, flags, ctx):
