@@ -162,7 +162,7 @@ CODES: dict[str, Code] = {
     ),
     "source-outside": Code(
         "a drop names a file outside of the model's watch directory",
-        "put all of the drop beneath the watch directory",
+        "put all of the drop beneath the watch directory; where links of all who can write there may be followed, set follow_links = true",
     ),
     "source-changed": Code(
         "the source changed while it was read", "rename finished files into place and leave them alone"
