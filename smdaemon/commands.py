@@ -9,7 +9,6 @@ import math
 import os
 import signal
 import subprocess
-import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import trio
 
 from smdaemon.errors import ConfigError, fault
 from smdaemon.log import get_logger
+from smdaemon.printable import visible
 
 _log = get_logger(__name__)
 OUTPUT_BYTES = 16 << 10
@@ -38,8 +38,6 @@ _NOT_STARTABLE = {
     errno.ENAMETOOLONG,
     errno.E2BIG,
 }
-# Control, format (direction overrides, zero width), surrogate and private use characters, line and paragraph separators.
-_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 _threads = trio.CapacityLimiter(math.inf)  # each only waits, one for each command that runs
 
 
@@ -170,10 +168,4 @@ def _drain(descriptor: int, ended: Ended) -> None:
 
 def printable_output(said: bytes) -> str:
     """What a program said as text of lines: what is no UTF-8, and every character that could command a terminal, as an escape."""
-    text = said.decode("utf-8", "backslashreplace").replace("\r\n", "\n")
-    return "".join(
-        char
-        if char in "\n\t" or unicodedata.category(char) not in _UNPRINTABLE
-        else char.encode("unicode_escape").decode()
-        for char in text
-    )
+    return visible(said.decode("utf-8", "backslashreplace").replace("\r\n", "\n"), keep="\n\t")

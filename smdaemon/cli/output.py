@@ -2,11 +2,11 @@
 
 import json
 import sys
-import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from smdaemon import printable
 from smdaemon.errors import SmdaemonError
 from smdaemon.journald import is_journal, with_priority
 
@@ -15,20 +15,10 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-# Control, format (direction overrides, zero width), surrogate and private use characters, line and paragraph separators.
-_UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
 
 def visible(text: object) -> str:
     """`text` with every character that could command the terminal, or hide, written as an escape."""
-    raw = str(text)
-    if raw.isascii() and raw.isprintable():
-        return raw
-    return "".join(_escape(char) if unicodedata.category(char) in _UNPRINTABLE else char for char in raw)
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape", "surrogatepass").decode()
+    return printable.visible(str(text))
 
 
 def error_line(error: SmdaemonError) -> str:

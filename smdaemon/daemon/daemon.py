@@ -141,11 +141,8 @@ class Daemon:
                 if settings.handoff_socket:
                     await nursery.start(self._serve_trainers, handoffs)
                 await self._space.look()
-                for service in (
-                    view.past.run,
-                    self._space.run,
-                    self._scheduler.run,
-                ):  # the first sample knows the room, too
+                # after the look: the first sample knows the room, too
+                for service in (view.past.run, self._space.run, self._scheduler.run):
                     nursery.start_soon(service)
                 nursery.start_soon(self._forget_old_jobs, ledger)
                 await self._watch_all()

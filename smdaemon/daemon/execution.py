@@ -101,7 +101,7 @@ class Execution:
     async def _export(self, attempt: Attempt, plan: ExportPlan, model: ModelSettings, draft: Path) -> Exported:
         """Write and verify the draft, in a thread, or in a process of its own where the graph is large."""
         room = partial(check_room, Path(model.publish), min_free=self._config().daemon.min_free_bytes)
-        limit = _limit_of(model)
+        limit = None if plan.copy else _limit_of(model)  # links are no bytes
         async with AsyncExitStack() as held:
             report = _JobReport(attempt, plan, budget=self._budget, held=held, room=room, limit=limit)
             act = export_isolated if await trio.to_thread.run_sync(has_large_graph, plan) else perform
@@ -204,7 +204,7 @@ class _JobReport:
         """Count bytes; stop where the job was cancelled or the daemon is stopping."""
         self._attempt.check()
         self._attempt.progress.add(nbytes)
-        if self._limit is not None and not self._plan.copy:
+        if self._limit is not None:
             self._limit.passed(nbytes, self._attempt.check)
 
     def verifying(self) -> None:
