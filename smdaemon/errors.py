@@ -124,7 +124,7 @@ CODES: dict[str, Code] = {
         "correct command: an executable file, and arguments one by one; smdaemon tries again by itself",
     ),
     "secret-invalid": Code(
-        "a file with a secret can be read by others, or holds none",
+        "a file with a secret is not there, can be read by others, or holds none",
         "chmod 600 it; a webhook's secret is whsec_ and base64: (printf whsec_; openssl rand -base64 32) > FILE",
     ),
     "serving-config-invalid": Code(

@@ -33,20 +33,16 @@ class Access:
     users: frozenset[int]
     token: str = ""
 
-    def may_act(self, request: Request) -> bool:
-        """Whether whoever asks may have something done."""
+    def admit(self, request: Request) -> bool:
+        """Let a request in; whether whoever asks may have something done, too. HttpError 403 for what he may not ask."""
         uid = _uid_of(request)
-        return self._shows_token(request) if uid is None else uid in self.users
-
-    def check(self, request: Request) -> None:
-        """HttpError 403 for a request of one who may not."""
+        shows_token = self._shows_token(request)
+        may_act = shows_token if uid is None else uid in self.users
         path = request.url.path
-        open_to_all = path in PROBES or is_page(path)
-        if request.url.scheme == "https" and not open_to_all and not self._shows_token(request):
+        if request.url.scheme == "https" and not (shows_token or path in PROBES or is_page(path)):
             raise _refused("over TLS every request takes the token of control_token_file", _SHOW_TOKEN)
-        if request.method in {"GET", "HEAD"} or self.may_act(request):
-            return
-        uid = _uid_of(request)
+        if may_act or request.method in {"GET", "HEAD"}:
+            return may_act
         if uid is not None:
             raise _refused(f"user {uid} may read here, not act", "ask the daemon's owner, or be one of control_users")
         raise _refused(

@@ -270,11 +270,7 @@ def _endpoint(
 
     async def endpoint(request: Request) -> Response:
         guard.refuse_foreign_pages(request)
-        request.state.may_act = True
-        if access is not None:
-            rights = access()
-            request.state.may_act = rights.may_act(request)
-            rights.check(request)
+        request.state.may_act = access is None or access().admit(request)
         return await handler(backend, request)
 
     return endpoint

@@ -9,7 +9,6 @@ import socket
 import time
 import uuid
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -87,7 +86,7 @@ class Daemon:
         Raises ConfigError or EnvironmentFault (in a group, as nurseries do) where the daemon cannot start.
         """
         settings = self.config.daemon
-        self._token_access = access_of(settings.control_users, settings.control_token_file)
+        self._access = _access_of(settings)
         self._tls = _tls_of(settings)
         with (
             inherited(systemd.handed_over(), settings) as self._inherited,
@@ -186,15 +185,17 @@ class Daemon:
     async def _reload(self) -> None:
         try:
             new = await trio.to_thread.run_sync(load_settings, self._file)
+            access = await trio.to_thread.run_sync(_access_of, new.daemon)
             if self._tls is not None:
                 await trio.to_thread.run_sync(self._tls.reload)
-        except ConfigError as error:
+        except (ConfigError, EnvironmentFault) as error:
             self._condition.config_error = error
             _log.error("configuration refused", code=error.code, reason=error.message, remedy=error.remedy)
             return
         later = [key for key in _FIXED if getattr(new.daemon, key) != getattr(self.config.daemon, key)]
         new = msgspec.structs.replace(new, daemon=_with_fixed(new.daemon, self.config.daemon))
         changes = differences(self.config, new)
+        self._access = access
         self._condition.config = new
         self._condition.config_error = None
         self._condition.config_loaded_at = time.time()
@@ -251,15 +252,11 @@ class Daemon:
                 tcp=None if self._inherited.control_is_network else settings.control_listen or None,
                 tls=self._tls,
                 sockets=self._inherited.control,
-                access=self._access,
+                access=lambda: self._access,
                 task_status=task_status,
             )
         finally:
             served.set()
-
-    def _access(self) -> Access:
-        """Who may act, by the configuration in force; the token is the one that was there at the start."""
-        return replace(self._token_access, users=access_of(self.config.daemon.control_users).users)
 
     async def _serve_trainers(self, handoffs: Handoffs, *, task_status: trio.TaskStatus[None]) -> None:
         settings = self.config.daemon
@@ -333,6 +330,10 @@ class Daemon:
 
 def _tls_of(settings: DaemonSettings) -> Tls | None:
     return Tls(Path(settings.control_tls_cert), Path(settings.control_tls_key)) if settings.control_tls_cert else None
+
+
+def _access_of(settings: DaemonSettings) -> Access:
+    return access_of(settings.control_users, settings.control_token_file)
 
 
 def _with_fixed(new: DaemonSettings, old: DaemonSettings) -> DaemonSettings:

@@ -87,8 +87,10 @@ def test_the_token_is_the_owners_alone_and_long(tmp_path):
         path.write_text(content)
         with pytest.raises(ConfigError, match="letters"):
             access_of([], str(path))
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(ConfigError, match="is not there"):
         access_of([], str(tmp_path / "missing"))
+    with pytest.raises(EnvironmentFault):
+        access_of([], str(tmp_path))
 
 
 def test_a_token_never_stands_in_an_error(tmp_path):

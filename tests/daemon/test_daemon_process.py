@@ -1,5 +1,6 @@
 """The daemon as a process: signals, its sockets and locks, a kill in the middle of an export, directories that refuse."""
 
+import http.client
 import signal
 import socket
 from pathlib import Path
@@ -152,6 +153,40 @@ def test_sighup_reads_the_configuration_again(root):
         process.signal(signal.SIGHUP)
         assert process.logged("configuration refused")["code"] == "config-invalid"
         assert process.client.get("/v1/status")["workers"] == 5
+        process.stop()
+
+
+def test_sighup_takes_a_new_token(root):
+    """The old one is worth nothing then; a file that others can read is refused, and what was in force stays."""
+    token = root / "token"
+
+    def renew(text: str, mode: int = 0o600) -> None:
+        token.write_text(text)
+        token.chmod(mode)
+
+    def acts(shown: str) -> int:
+        connection = http.client.HTTPConnection(address, timeout=30)
+        connection.request("POST", "/v1/jobs/1/cancel", headers={"Authorization": f"Bearer {shown}"})
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    renew("first-token-of-all")
+    write_config(root, daemon=f'control_listen = "127.0.0.1:0"\ncontrol_token_file = "{token}"')
+    with daemon(root) as process:
+        address = next(each for each in process.logged("running")["control"] if "://" in each).removeprefix("http://")
+        assert (acts("first-token-of-all"), acts("second-token-of-all")) == (404, 403)
+        renew("second-token-of-all")
+        process.signal(signal.SIGHUP)
+        process.logged("configuration read")
+        assert (acts("first-token-of-all"), acts("second-token-of-all")) == (403, 404)
+        renew("third-token-of-all", 0o644)
+        process.signal(signal.SIGHUP)
+        assert "can be read by others" in process.logged("configuration refused")["reason"]
+        token.unlink()
+        process.signal(signal.SIGHUP)
+        assert process.logged("configuration refused")["code"] == "config-invalid"
+        assert (acts("second-token-of-all"), acts("third-token-of-all")) == (404, 403)
         process.stop()
 
 
