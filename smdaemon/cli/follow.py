@@ -7,10 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from smdaemon.cli.client import Client, Json
 from smdaemon.errors import ConfigError, SmdaemonError
+from smdaemon.jobs.states import ACTIVE, TERMINAL
 
-RUNNING = ("staging", "writing", "verifying", "committing")
-WAITING = ("detected", "queued", "waiting")
-ENDED = ("published", "failed", "superseded", "cancelled")
 _SAMPLES = 720
 _OPEN_KEPT = 1000
 _OPEN_READ = 200
@@ -39,7 +37,7 @@ class Known:
 
     def queue(self) -> list[Json]:
         """The jobs that have not ended: what runs, then what waits, the oldest first."""
-        return sorted(self.open_jobs.values(), key=lambda job: (job["state"] not in RUNNING, job["id"]))
+        return sorted(self.open_jobs.values(), key=lambda job: (job["state"] not in ACTIVE, job["id"]))
 
     def take(self, event: Json) -> None:
         """Take in one event of GET /v1/events?status=true."""
@@ -60,7 +58,7 @@ class Known:
             self.failed_jobs[number] = job
             if len(self.failed_jobs) > _FAILED_KEPT:
                 del self.failed_jobs[min(self.failed_jobs)]
-        elif state not in ENDED and (state in RUNNING or len(self.open_jobs) < _OPEN_KEPT):
+        elif state not in TERMINAL and (state in ACTIVE or len(self.open_jobs) < _OPEN_KEPT):
             self.open_jobs[number] = job
 
 

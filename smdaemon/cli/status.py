@@ -12,10 +12,10 @@ from cyclopts import Parameter
 
 from smdaemon.cli import output
 from smdaemon.cli.client import Client
-from smdaemon.cli.follow import RUNNING
 from smdaemon.cli.jobs import job_table
 from smdaemon.cli.options import AsJson, Socket
 from smdaemon.errors import SmdaemonError
+from smdaemon.jobs.states import ACTIVE
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,7 +56,7 @@ def status(
 def snapshot(client: Client) -> tuple[Json, list[Json], list[Json]]:
     """The status, the jobs that run, and the newest failed ones."""
     answer = client.get("/v1/status")
-    running = [job for job in client.get("/v1/queue", limit=100)["jobs"] if job["state"] in RUNNING]
+    running = [job for job in client.get("/v1/queue", limit=100)["jobs"] if job["state"] in ACTIVE]
     failed: list[Json] = []
     if answer["jobs"].get("failed"):
         failed = client.get("/v1/jobs", state="failed", limit=_FAILURES_SHOWN)["jobs"]

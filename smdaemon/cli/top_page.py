@@ -12,8 +12,9 @@ from rich.text import Text
 
 from smdaemon.cli import output
 from smdaemon.cli.client import Json
-from smdaemon.cli.follow import ENDED, RUNNING, WAITING, Known
+from smdaemon.cli.follow import Known
 from smdaemon.cli.status import all_errors, counts, handoff_facts
+from smdaemon.jobs.states import ACTIVE, PENDING, TERMINAL
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _LABEL_COLUMNS = 14
@@ -76,7 +77,7 @@ def picture(known: Known, view: View, now: datetime, columns: int, lines: int) -
     wrong = [Text(line, style="red") for line in all_errors(status)[: _PROBLEMS_SHOWN if meters else 1]]
     models = [model for model in status["models"] if view.words.lower() in model["name"].lower()]
     queue = known.queue() + sorted(known.failed_jobs.values(), key=lambda job: -job["id"])
-    open_jobs = sum(count for state, count in status["jobs"].items() if state not in ENDED)
+    open_jobs = sum(count for state, count in status["jobs"].items() if state not in TERMINAL)
     room = max(0, lines - len(head) - len(wrong) - 5)
     rows = max(min(len(models), room // 2), min(len(models), room - len(queue)), min(1, room))
     first = min(view.first, max(0, len(models) - rows))
@@ -178,8 +179,8 @@ def _models(models: Iterable[Json], now: datetime, columns: int) -> Table:
         (0, ">age", lambda model: output.age(model.get("newest_at"), now)),
         (70, ">size", lambda model: output.human_bytes(model["newest_bytes"]) if model["newest_bytes"] else "-"),
         (0, "health", lambda model: model["health"]),
-        (80, ">runs", lambda model: _sum(model, RUNNING) or "-"),
-        (50, ">waits", lambda model: _sum(model, WAITING) or "-"),
+        (80, ">runs", lambda model: _sum(model, ACTIVE) or "-"),
+        (50, ">waits", lambda model: _sum(model, PENDING) or "-"),
         (50, ">failed", lambda model: model["jobs"].get("failed") or "-"),
         (100, ">free", lambda model: output.human_bytes(model["disk_free_bytes"]) if model["disk_bytes"] else "-"),
     ]

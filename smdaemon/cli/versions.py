@@ -9,10 +9,10 @@ from smdaemon.cli import output
 from smdaemon.cli.client import Client, RemoteError
 from smdaemon.cli.options import AsJson, Socket
 from smdaemon.errors import ConfigError
+from smdaemon.jobs.states import TERMINAL
 
 Model = Annotated[str, Parameter(help="The model's name.")]
 Number = Annotated[int, Parameter(help="The version's number, as `smdaemon versions` lists it.")]
-_ENDED = {"published", "failed", "superseded", "cancelled"}
 
 Json = dict[str, Any]
 
@@ -98,10 +98,10 @@ def _ended(client: Client, job: Json) -> Json:
     path = f"/v1/jobs/{job['id']}"
     job = client.get(path)
     seen = job["history"][-1]["seq"]
-    while job["state"] not in _ENDED:
+    while job["state"] not in TERMINAL:
         for event in client.events(after=seen):
             seen = event.seq or seen
-            if event.data["job"]["id"] == job["id"] and event.data["job"]["state"] in _ENDED:
+            if event.data["job"]["id"] == job["id"] and event.data["job"]["state"] in TERMINAL:
                 break
         job = client.get(path)
     return job

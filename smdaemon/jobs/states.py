@@ -49,7 +49,9 @@ class Event(StrEnum):
     RESUME = "resume"
 
 
-# An attempt was under way: what a restart finds here was interrupted.
+# An attempt is to come.
+PENDING = frozenset({State.DETECTED, State.QUEUED, State.WAITING})
+# An attempt is under way: what a restart finds here was interrupted.
 ACTIVE = frozenset({State.STAGING, State.WRITING, State.VERIFYING, State.COMMITTING})
 # Nothing moves these but a person.
 TERMINAL = frozenset({State.PUBLISHED, State.FAILED, State.SUPERSEDED, State.CANCELLED})

@@ -8,10 +8,10 @@ import trio
 
 from smdaemon.control.metrics import Metrics
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault
+from smdaemon.jobs.states import TERMINAL
 from smdaemon.proto import v1
 
 CANCELLABLE = {"queued", "waiting", "writing"}
-ENDED = {"published", "failed", "superseded", "cancelled"}
 
 
 class FakeBackend:
@@ -100,7 +100,7 @@ class FakeBackend:
 
     def queue(self, model, limit):
         """What has not ended, what is written first."""
-        found = [job for job in self._jobs.values() if model in (None, job.model) and job.state not in ENDED]
+        found = [job for job in self._jobs.values() if model in (None, job.model) and job.state not in TERMINAL]
         found.sort(key=lambda job: (job.state != "writing", job.id))
         return v1.JobList(jobs=found[:limit])
 

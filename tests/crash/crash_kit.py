@@ -13,11 +13,11 @@ import numpy as np
 from smdaemon.cli.client import Client
 from smdaemon.errors import DropError, SmdaemonError
 from smdaemon.handoff import Handle, attach
+from smdaemon.jobs.states import TERMINAL
 from smdaemon.savedmodel.verify import verify
 
 MORTAL = Path(__file__).with_name("mortal_smdaemon.py")
 PATIENCE_SECONDS = 120
-ENDED = {"published", "failed", "superseded", "cancelled"}
 MODELS = ("drops", "asked", "handed")
 
 
@@ -163,7 +163,7 @@ def settled(root: Path, *, jobs: int) -> list[dict]:
     client = Client(str(root / "control.sock"))
     for _ in client.events(after=0):
         found = client.get("/v1/jobs", limit=1000)["jobs"]
-        if len(found) >= jobs and all(job["state"] in ENDED for job in found):
+        if len(found) >= jobs and all(job["state"] in TERMINAL for job in found):
             return found
     raise AssertionError("the stream of events ended")
 

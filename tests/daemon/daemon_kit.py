@@ -10,8 +10,7 @@ import trio
 
 from smdaemon.cli.client import Client, Json
 from smdaemon.daemon.daemon import Daemon
-
-ENDED = {"published", "failed", "superseded", "cancelled"}
+from smdaemon.jobs.states import TERMINAL
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Running:
         def follow() -> list[Json]:
             jobs: list[Json] = []
             for event in self.client.events(after=0):
-                if event.data["job"]["state"] in ENDED:
+                if event.data["job"]["state"] in TERMINAL:
                     jobs.append(event.data["job"])
                     if len(jobs) == count:
                         return jobs

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from daemon_kit import ENDED
-
 from smdaemon.cli.client import Client, Json
+from smdaemon.jobs.states import TERMINAL
 
 PATIENCE_SECONDS = 120
 _HELD = Path(__file__).with_name("held_smdaemon.py")
@@ -137,6 +136,6 @@ class SmdaemonProcess:
     def job(self, state: str | None = None) -> Json:
         """The first job to reach `state`, else its end."""
         for event in self.client.events(after=0):
-            if event.data["job"]["state"] in ({state} if state else ENDED):
+            if event.data["job"]["state"] in ({state} if state else TERMINAL):
                 return event.data["job"]
         raise AssertionError(f"the stream of events ended:\n{''.join(self.errors)}")

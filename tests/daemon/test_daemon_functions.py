@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from daemon_kit import ENDED, write_config
+from daemon_kit import write_config
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 from functions_kit import CHECKPOINTS, X, Y, flat, served, write_bundle
@@ -16,6 +16,7 @@ from functions_kit import CHECKPOINTS, X, Y, flat, served, write_bundle
 from smdaemon.cli.client import Client
 from smdaemon.config import load_config
 from smdaemon.errors import ConfigError
+from smdaemon.jobs.states import TERMINAL
 
 tf = pytest.importorskip("tensorflow")
 
@@ -124,7 +125,7 @@ def test_the_daemon_imports_neither_jax_nor_tensorflow(tmp_path, bundle):
             np.savez(tmp_path / "writing.npz", **flat())
             (tmp_path / "writing.npz").rename(tmp_path / "runs" / "ckpt-1.npz")
             states = (event.data["job"]["state"] for event in Client(str(tmp_path / "control.sock")).events(after=0))
-            assert next(state for state in states if state in ENDED) == "published"
+            assert next(state for state in states if state in TERMINAL) == "published"
             process.send_signal(signal.SIGTERM)
             assert process.stderr.read()
             assert process.wait() == 0

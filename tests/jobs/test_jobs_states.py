@@ -1,10 +1,13 @@
 """The state table."""
 
 import itertools
+import json
+import re
+from importlib.resources import files
 
 import pytest
 
-from smdaemon.jobs.states import ACTIVE, TERMINAL, TRANSITIONS, Event, ImpossibleMoveError, State, advance
+from smdaemon.jobs.states import ACTIVE, PENDING, TERMINAL, TRANSITIONS, Event, ImpossibleMoveError, State, advance
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
@@ -51,3 +54,16 @@ def test_a_commit_cannot_be_cancelled():
 def test_every_state_can_be_reached():
     """No state of the enumeration is dead."""
     assert {State.DETECTED, *TRANSITIONS.values()} == set(State)
+
+
+def test_a_state_is_before_an_attempt_in_one_or_behind_the_last():
+    """Each is one of the three."""
+    assert sorted([*PENDING, *ACTIVE, *TERMINAL]) == sorted(State)
+
+
+def test_the_dashboard_knows_the_same_states():
+    """The page, which has no Python, lists them once more."""
+    script = files("smdaemon.control").joinpath("page/store.js").read_text()
+    lists = dict(re.findall(r"^export const (\w+) = (\[.*\]);$", script, re.MULTILINE))
+    known = {name: set(json.loads(states)) for name, states in lists.items()}
+    assert known == {"WAITING": PENDING, "RUNNING": ACTIVE, "ENDED": TERMINAL}
