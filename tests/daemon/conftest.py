@@ -30,3 +30,9 @@ def started(tmp_path):
                 daemon.stop()
 
     return start
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Notifiers try again at once."""
+    monkeypatch.setattr("smdaemon.notify.notifier.delay", lambda _attempt, _rng: 0.01)

@@ -14,7 +14,7 @@ import pytest
 import trio
 from daemon_kit import write_config
 from daemon_process import SmdaemonProcess
-from notify_kit import ServiceManager, close
+from service_manager_kit import ServiceManager, close
 
 from smdaemon.errors import DropError, SmdaemonError
 from smdaemon.handoff import attach, attach_async

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 from daemon_kit import write_config
 from daemon_process import SmdaemonProcess
-from notify_kit import PATIENCE_SECONDS, ServiceManager
+from service_manager_kit import PATIENCE_SECONDS, ServiceManager
 from structlog.testing import capture_logs
 
 from smdaemon import systemd
