@@ -180,7 +180,7 @@ def routes_table() -> str:
     """The paths of the control socket."""
     rows = []
     for operation in OPERATIONS:
-        query = ", ".join(f"`{name}`" for name in operation.query)
+        query = ", ".join(f"`{name}`" for name in operation.query or ())
         rows.append(
             (f"`{operation.method} {operation.path}`", operation.summary, query, operation.answer or operation.media)
         )

@@ -1,6 +1,6 @@
 """The control socket's paths: each handler parses, asks the backend once, and renders; errors are turned at one place."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import trio
@@ -17,6 +17,7 @@ from smdaemon.control.access import Access
 from smdaemon.control.backend import Backend
 from smdaemon.control.events import EventStream
 from smdaemon.control.openapi import Operation
+from smdaemon.control.query import Flag, OneOf, Parameter, Text, Whole
 from smdaemon.control.render import (
     JSON,
     HttpError,
@@ -28,6 +29,7 @@ from smdaemon.control.render import (
     to_json,
 )
 from smdaemon.errors import ConfigError, DropError, SmdaemonError
+from smdaemon.jobs.states import State
 from smdaemon.log import get_logger
 from smdaemon.proto import v1
 
@@ -42,63 +44,46 @@ Handler = Callable[[Backend, Request], Awaitable[Response]]
 
 
 async def _status(backend: Backend, request: Request) -> Response:
-    query.only(request)
     status = backend.status()
     status.may_act = request.state.may_act
     return message_response(status, request.headers)
 
 
 async def _history(backend: Backend, request: Request) -> Response:
-    query.only(request)
     return message_response(backend.history(), request.headers)
 
 
 async def _models(backend: Backend, request: Request) -> Response:
-    query.only(request)
     return message_response(backend.models(), request.headers)
 
 
 async def _jobs(backend: Backend, request: Request) -> Response:
-    query.only(request, "model", "state", "before", "limit")
-    jobs = await backend.jobs(
-        model=query.text(request, "model"),
-        state=query.text(request, "state"),
-        before=query.whole(request, "before", low=1, high=_MAX_ID),
-        limit=query.whole(request, "limit", low=1, high=1000) or 100,
-    )
-    return message_response(jobs, request.headers)
+    return message_response(await backend.jobs(**request.state.query), request.headers)
 
 
 async def _queue(backend: Backend, request: Request) -> Response:
-    query.only(request, "model", "limit")
-    limit = query.whole(request, "limit", low=1, high=1000) or 100
-    return message_response(backend.queue(query.text(request, "model"), limit), request.headers)
+    return message_response(backend.queue(**request.state.query), request.headers)
 
 
 async def _job(backend: Backend, request: Request) -> Response:
-    query.only(request)
     return message_response(await backend.job(_job_id(request)), request.headers)
 
 
 async def _cancel(backend: Backend, request: Request) -> Response:
-    query.only(request)
     return message_response(await backend.cancel(_job_id(request)), request.headers)
 
 
 async def _retry(backend: Backend, request: Request) -> Response:
-    query.only(request)
     return message_response(await backend.retry(_job_id(request)), request.headers)
 
 
 async def _submit(backend: Backend, request: Request) -> Response:
-    query.only(request)
     wanted = parse_request(await _body(request), request.headers.get("content-type", ""))
     job = await backend.submit(wanted)
     return message_response(job, request.headers, status=202, extra={"Location": f"/v1/jobs/{job.id}"})
 
 
 async def _versions(backend: Backend, request: Request) -> Response:
-    query.only(request)
     return message_response(await backend.versions(_model_name(request)), request.headers)
 
 
@@ -111,7 +96,6 @@ async def _unpin(backend: Backend, request: Request) -> Response:
 
 
 async def _set_pin(backend: Backend, request: Request, *, pinned: bool) -> Response:
-    query.only(request)
     wanted = parse_message(await _body(request), request.headers.get("content-type", ""), v1.PinRequest)
     if not wanted.HasField("version"):
         raise DropError("request-invalid", "the request names no version", remedy='add "version"')
@@ -120,13 +104,11 @@ async def _set_pin(backend: Backend, request: Request, *, pinned: bool) -> Respo
 
 
 async def _prune(backend: Backend, request: Request) -> Response:
-    query.only(request, "dry_run")
-    pruned = await backend.prune(_model_name(request), dry_run=query.flag(request, "dry_run"))
+    pruned = await backend.prune(_model_name(request), **request.state.query)
     return message_response(pruned, request.headers)
 
 
 async def _rollback(backend: Backend, request: Request) -> Response:
-    query.only(request)
     body = await _body(request)
     wanted = v1.RollbackRequest()
     if body.strip():
@@ -136,12 +118,12 @@ async def _rollback(backend: Backend, request: Request) -> Response:
 
 
 async def _events(backend: Backend, request: Request) -> Response:
-    query.only(request, "after", "status")
-    last = request.headers.get("last-event-id")
-    after = query.whole(request, "after", low=0, high=_MAX_ID)
-    if last:  # what a client that reconnects has seen is newer than the address it once asked for
-        after = query.parse_whole("Last-Event-ID", last, low=0, high=_MAX_ID)
-    return EventStream(backend, after, status=query.flag(request, "status"))
+    after, status = request.state.query["after"], request.state.query["status"]
+    if last := request.headers.get(
+        "last-event-id"
+    ):  # what a client that reconnects has seen is newer than the address it once asked for
+        after = _EVENT_ID.read("Last-Event-ID", last)
+    return EventStream(backend, after, status=status)
 
 
 async def _healthz(backend: Backend, _request: Request) -> Response:
@@ -178,7 +160,14 @@ async def _root(_backend: Backend, request: Request) -> Response:
     return PlainTextResponse("\n".join(told), headers={"Vary": "Accept"})
 
 
-_JOBS_QUERY = {"model": "string", "state": "string", "before": "integer", "limit": "integer"}
+_LIMIT = Whole(1, 1000, default=100)
+_EVENT_ID = Whole(0, _MAX_ID)
+_JOBS_QUERY: dict[str, Parameter] = {
+    "model": Text(),
+    "state": OneOf(State),
+    "before": Whole(1, _MAX_ID),
+    "limit": _LIMIT,
+}
 
 OPERATIONS = [
     Operation("GET", "/v1/status", "the daemon as a whole", answer="Status"),
@@ -192,10 +181,18 @@ OPERATIONS = [
         "/v1/queue",
         "jobs that have not ended: what runs, then what waits, the oldest first",
         answer="JobList",
-        query={"model": "string", "limit": "integer"},
+        query={"model": Text(), "limit": _LIMIT},
     ),
     Operation("GET", "/v1/jobs/{id}", "one job with its history", answer="Job"),
-    Operation("POST", "/v1/exports", "ask for an export", body="ExportRequest", answer="Job", status=202),
+    Operation(
+        "POST",
+        "/v1/exports",
+        "ask for an export",
+        body="ExportRequest",
+        answer="Job",
+        status=202,
+        needs=("model", "source"),
+    ),
     Operation("POST", "/v1/jobs/{id}/cancel", "cancel an open job", answer="Job"),
     Operation("POST", "/v1/jobs/{id}/retry", "run a failed or cancelled job again", answer="Job"),
     Operation(
@@ -205,15 +202,27 @@ OPERATIONS = [
         answer="VersionList",
     ),
     Operation(
-        "POST", "/v1/models/{name}/pin", "keep a version, whatever the rules", body="PinRequest", answer="Version"
+        "POST",
+        "/v1/models/{name}/pin",
+        "keep a version, whatever the rules",
+        body="PinRequest",
+        answer="Version",
+        needs=("version",),
     ),
-    Operation("POST", "/v1/models/{name}/unpin", "leave a version to the rules", body="PinRequest", answer="Version"),
+    Operation(
+        "POST",
+        "/v1/models/{name}/unpin",
+        "leave a version to the rules",
+        body="PinRequest",
+        answer="Version",
+        needs=("version",),
+    ),
     Operation(
         "POST",
         "/v1/models/{name}/prune",
         "remove the versions that no rule keeps; with dry_run only say which",
         answer="Pruned",
-        query={"dry_run": "boolean"},
+        query={"dry_run": Flag()},
     ),
     Operation(
         "POST",
@@ -229,14 +238,14 @@ OPERATIONS = [
         "/v1/events",
         "moves of jobs as server-sent events; resumes after Last-Event-ID or ?after=; with status the status too, as it changes",
         answer="Event",
-        query={"after": "integer", "status": "boolean"},
+        query={"after": _EVENT_ID, "status": Flag()},
         media="text/event-stream",
     ),
-    Operation("GET", "/healthz", "200 while the daemon makes progress", media="text/plain"),
-    Operation("GET", "/readyz", "200 while requests are taken", media="text/plain"),
-    Operation("GET", "/metrics", "Prometheus metrics", media="text/plain"),
-    Operation("GET", "/v1/openapi.json", "this description for programs", media=JSON),
-    Operation("GET", "/", "this description; for browsers the dashboard", media="text/plain"),
+    Operation("GET", "/healthz", "200 while the daemon makes progress", media="text/plain", query=None),
+    Operation("GET", "/readyz", "200 while requests are taken", media="text/plain", query=None),
+    Operation("GET", "/metrics", "Prometheus metrics", media="text/plain", query=None),
+    Operation("GET", "/v1/openapi.json", "this description for programs", media=JSON, query=None),
+    Operation("GET", "/", "this description; for browsers the dashboard", media="text/plain", query=None),
 ]
 
 _HANDLERS: dict[str, Handler] = {
@@ -264,13 +273,18 @@ _HANDLERS: dict[str, Handler] = {
 
 
 def _endpoint(
-    backend: Backend, handler: Handler, access: Callable[[], Access] | None
+    backend: Backend,
+    handler: Handler,
+    access: Callable[[], Access] | None,
+    parameters: Mapping[str, Parameter] | None = None,
 ) -> Callable[[Request], Awaitable[Response]]:
-    """`handler` behind the checks that every path shares."""
+    """`handler` behind the checks that every path shares; it finds the values of `parameters` in the request's state."""
 
     async def endpoint(request: Request) -> Response:
         guard.refuse_foreign_pages(request)
         request.state.may_act = access is None or access().admit(request)
+        if parameters is not None:
+            request.state.query = query.read(request, parameters)
         return await handler(backend, request)
 
     return endpoint
@@ -293,8 +307,8 @@ async def _log_bugs(app: ASGIApp, scope: Scope, receive: Receive, send: Send) ->
 
 def _make_starlette(backend: Backend, access: Callable[[], Access] | None) -> Starlette:
     routes = [
-        Route(operation.path, _endpoint(backend, _HANDLERS[operation.path], access), methods=[operation.method])
-        for operation in OPERATIONS
+        Route(each.path, _endpoint(backend, _HANDLERS[each.path], access, each.query), methods=[each.method])
+        for each in OPERATIONS
     ]
     routes.append(Route(f"{pages.PREFIX}{{name:path}}", _endpoint(backend, _page, access), methods=["GET"]))
     app = Starlette(

@@ -7,6 +7,7 @@ from typing import Protocol
 import trio
 from prometheus_client import CollectorRegistry
 
+from smdaemon.jobs.states import State
 from smdaemon.proto import v1
 
 
@@ -36,7 +37,7 @@ class Backend(Protocol):
     def healthy(self) -> bool:
         """Whether the services make progress."""
 
-    async def jobs(self, *, model: str | None, state: str | None, before: int | None, limit: int) -> v1.JobList:
+    async def jobs(self, *, model: str | None, state: State | None, before: int | None, limit: int) -> v1.JobList:
         """At most `limit` jobs with ids below `before`, newest first."""
 
     def queue(self, model: str | None, limit: int) -> v1.JobList:

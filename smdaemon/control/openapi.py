@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 
 import smdaemon
+from smdaemon.control.query import Parameter
 from smdaemon.control.render import JSON, PROTOBUF
 from smdaemon.proto.mapping import Field, is_map, is_timestamp
 from smdaemon.proto.pool import lookup
@@ -25,7 +26,10 @@ _SCALARS: dict[int, Json] = {
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path. `body` and `answer` name messages of smdaemon.v1; without `answer` it answers `media`."""
+    """One method of one path. `body` and `answer` name messages of smdaemon.v1; without `answer` it answers `media`.
+
+    `needs` are the fields without which the body is refused; a `query` of None is not looked at.
+    """
 
     method: str
     path: str
@@ -34,7 +38,8 @@ class Operation:
     body: str = ""
     status: int = 200
     media: str = ""
-    query: Mapping[str, str] = field(default_factory=dict)  # parameter -> JSON schema type
+    query: Mapping[str, Parameter] | None = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
     body_required: bool = True
 
 
@@ -61,11 +66,14 @@ def _operation(operation: Operation) -> Json:
         _parameter(name, "path", {"type": "integer" if name == "id" else "string"})
         for name in re.findall(r"{(\w+)}", operation.path)
     ]
-    parameters += [_parameter(name, "query", {"type": kind}) for name, kind in operation.query.items()]
+    parameters += [_parameter(name, "query", each.schema) for name, each in (operation.query or {}).items()]
     if parameters:
         made["parameters"] = parameters
     if operation.body:
-        made["requestBody"] = {"required": operation.body_required, "content": _content(operation.body)}
+        made["requestBody"] = {
+            "required": operation.body_required,
+            "content": _content(operation.body, operation.needs),
+        }
     good: Json = {"description": operation.summary}
     good["content"] = {operation.media: {}} if operation.media else _content(operation.answer)
     if operation.media and operation.answer:  # each event's data
@@ -88,8 +96,9 @@ def _parameter(name: str, where: str, schema: Json) -> Json:
     return {"name": name, "in": where, "required": where == "path", "schema": schema}
 
 
-def _content(message: str) -> Json:
-    return {JSON: {"schema": _reference(message)}, PROTOBUF: {}}
+def _content(message: str, needs: Sequence[str] = ()) -> Json:
+    schema = _reference(message)
+    return {JSON: {"schema": {**schema, "required": list(needs)} if needs else schema}, PROTOBUF: {}}
 
 
 def _reference(message: str) -> Json:

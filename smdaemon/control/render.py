@@ -20,8 +20,8 @@ _PROTOBUF_TYPES = {PROTOBUF, "application/protobuf"}
 # curl -d says form-urlencoded whatever it sends; what is not JSON is refused by the parser anyway.
 _JSON_TYPES = {"", JSON, "text/json", "application/x-www-form-urlencoded"}
 
-_NOT_FOUND = {"job-unknown", "version-unknown"}
-_CONFLICT = {"job-not-cancellable", "job-not-retryable", "version-exists", "export-dir-exists"}
+_NOT_FOUND = {"job-unknown", "request-model-unknown", "version-unknown"}
+_CONFLICT = {"job-not-cancellable", "job-not-retryable", "request-duplicate", "version-exists", "export-dir-exists"}
 
 
 class HttpError(SmdaemonError):

@@ -179,13 +179,9 @@ class View:
         """The last hour, in samples."""
         return self.past.message()
 
-    async def jobs(self, *, model: str | None, state: str | None, before: int | None, limit: int) -> v1.JobList:
+    async def jobs(self, *, model: str | None, state: State | None, before: int | None, limit: int) -> v1.JobList:
         """At most `limit` jobs with ids below `before`, newest first."""
-        try:
-            wanted = None if state is None else State(state)
-        except ValueError:
-            raise ConfigError("usage", f"{state!r} is not a state", remedy=f"states are {', '.join(State)}") from None
-        found = await self._ledger.page(model, wanted, before, limit)
+        found = await self._ledger.page(model, state, before, limit)
         more = found[-1].id if len(found) == limit else 0
         return v1.JobList(jobs=[self._message(job) for job in found], next_before=more)
 

@@ -92,13 +92,14 @@ def test_cancel_and_retry(client):
         (("GET", "/v1/jobs?limit=1001", None), (400, "usage")),
         (("GET", "/v1/jobs?limit=1&limit=2", None), (400, "usage")),
         (("GET", "/v1/jobs?modle=x", None), (400, "usage")),
+        (("GET", "/v1/jobs?state=gone", None), (400, "usage")),
         (("GET", "/v1/events?after=-1", None), (400, "usage")),
         (("POST", "/v1/exports", ""), (400, "request-invalid")),
         (("POST", "/v1/exports", "{"), (400, "request-invalid")),
         (("POST", "/v1/exports", '{"sourc": "x"}'), (400, "request-invalid")),
-        (("POST", "/v1/exports", '{"model": "nobody"}'), (400, "request-model-unknown")),
+        (("POST", "/v1/exports", '{"model": "nobody"}'), (404, "request-model-unknown")),
         (("POST", "/v1/exports", '{"model": "full"}'), (503, "disk-full")),
-        (("GET", "/v1/models/nobody/versions", None), (400, "request-model-unknown")),
+        (("GET", "/v1/models/nobody/versions", None), (404, "request-model-unknown")),
         (("GET", "/v1/models/ranker/versions?x=1", None), (400, "usage")),
         (("GET", "/v1/models/ranker", None), (404, "usage")),
         (("POST", "/v1/models/ranker/pin", '{"version": 9}'), (404, "version-unknown")),
@@ -107,7 +108,7 @@ def test_cancel_and_retry(client):
         (("POST", "/v1/models/ranker/unpin", '{"version": "x"}'), (400, "request-invalid")),
         (("POST", "/v1/models/ranker/prune?dry_run=yes", None), (400, "usage")),
         (("POST", "/v1/models/ranker/rollback", '{"too": 1}'), (400, "request-invalid")),
-        (("POST", "/v1/models/nobody/rollback", None), (400, "request-model-unknown")),
+        (("POST", "/v1/models/nobody/rollback", None), (404, "request-model-unknown")),
     ],
 )
 def test_errors(server, asked, answered):
@@ -197,6 +198,9 @@ def test_openapi_names_every_path(server):
     assert schemas["Job"]["properties"]["history"]["items"] == {"$ref": "#/components/schemas/Transition"}
     pin = document["paths"]["/v1/models/{name}/pin"]["post"]
     assert (pin["parameters"][0]["schema"], pin["requestBody"]["required"]) == ({"type": "string"}, True)
+    assert pin["requestBody"]["content"]["application/json"]["schema"]["required"] == ["version"]
+    limit = document["paths"]["/v1/queue"]["get"]["parameters"][1]["schema"]
+    assert limit == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
     assert document["paths"]["/v1/models/{name}/rollback"]["post"]["requestBody"]["required"] is False
     identifiers = [entry["operationId"] for path in document["paths"].values() for entry in path.values()]
     assert len(set(identifiers)) == len(identifiers)
