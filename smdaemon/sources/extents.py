@@ -59,6 +59,8 @@ class Checksum:
 class StoredExtent:
     """Bytes that lie in a file as they are."""
 
+    __slots__ = ("_checksum", "_file", "_offset", "nbytes")
+
     def __init__(self, file: SourceFile, offset: int, nbytes: int, checksum: Checksum | None = None) -> None:
         self._file = file
         self._offset = offset

@@ -12,7 +12,7 @@ from smdaemon.tensorbundle.tensors import CHUNK_BYTES, Buffer
 _WORDS = {2: "H", 4: "I", 8: "Q"}  # array typecodes by bytes; so they are on every Linux
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NumberTensor:
     """Numbers in row-major order. `swap_bytes` is the width of the big-endian words to turn, 0 for little-endian values.
 

@@ -108,6 +108,33 @@ def test_bad_safetensors(tmp_path, content, code):
     assert code_of(tmp_path / "x.safetensors") == code
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": ONE, "a": ONE}',
+        '{"\\u0061": ONE, "a": ONE}',
+        '{"a": {"dtype": "U8", "dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}',
+        '{"a": {"\\u0064type": "U8", "dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}',
+        '{"a": {"dtype": "U8", "shape": [2], "shape": [2], "data_offsets": [0, 2]}}',
+        '{"__metadata__": {}, "a": ONE, "__metadata__": {}}',
+        '{"__metadata__": {"x": "1", "x": "2"}, "a": ONE}',
+    ],
+)
+def test_what_is_given_twice_is_refused_however_it_is_written(tmp_path, text):
+    """A reader that keeps the last, or the first, would read other values than the next one."""
+    header = text.replace("ONE", json.dumps(ONE)).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"xy")
+    assert code_of(tmp_path / "x.safetensors") == "name-clash"
+
+
+@pytest.mark.parametrize("name", ["dtype", "data_offsets", "shape", 'a"shape"', "a\\b", "ü", "__metadata"])
+def test_names_that_look_like_the_header_itself(tmp_path, name):
+    """They are names like any other, also in the metadata."""
+    header = json.dumps({"__metadata__": {name: name}, name: ONE}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"xy")
+    assert read_all(tmp_path / "x.safetensors") == {name: Value("uint8", (2,), b"xy")}
+
+
 def test_every_prefix_is_incomplete(tmp_path):
     """The file is complete at its last byte, not before; opening a prefix is a DropError."""
     path = tmp_path / "x.safetensors"
