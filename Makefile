@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PYTHON ?= python3
 UV      = $(BIN)/uv --quiet
 
-.PHONY: demo test lint format docs bench compatibility crash fuzz load soak faults fuse browser audit wheel coverage mutate protos lock clean
+.PHONY: demo test lint format docs bench compatibility crash fuzz load soak faults fuse browser systemd audit wheel coverage mutate protos lock clean
 .DEFAULT_GOAL := test
 
 $(BIN)/uv:
@@ -104,6 +104,11 @@ faults: fuse
 fuse: $(VENV)/.dev
 	pkg-config --exists fuse3 || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libfuse3-dev fuse3 pkg-config; }
 	$(UV) pip install --python $(BIN)/python --require-hashes -r requirements/faults.txt
+
+# The units on a Debian of its own, where systemd is the first process: needs root, and QEMU. The first time makes that Debian, in build/systemd.
+systemd: $(VENV)/.dev
+	command -v debootstrap qemu-system-x86_64 > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap qemu-system-x86; }
+	SMDAEMON_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd $(ARGS)
 
 # Which lines and branches the tests reach, in this process and in those that they start.
 coverage: $(VENV)/.dev
