@@ -16,11 +16,18 @@ SAMPLES = 720
 
 
 class History:
-    """A service: takes the status and the rate of what runs every few seconds."""
+    """A service: takes the status every few seconds, and how many bytes were written since; `written` counts them from the start on."""
 
-    def __init__(self, status: Callable[[], v1.Status], rate: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        status: Callable[[], v1.Status],
+        written: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._status = status
-        self._rate = rate
+        self._written = written
+        self._clock = clock
+        self._before = (clock(), written())
         self._samples: deque[v1.Sample] = deque(maxlen=SAMPLES)
         self._stall = 0.0
 
@@ -46,6 +53,12 @@ class History:
         set_time(sample.at, time.time())
         self._stall = 0.0
         self._samples.append(sample)
+
+    def _rate(self) -> float:
+        """Bytes a second since the last sample: also of exports that began and ended in between."""
+        (at, before), (now, written) = self._before, (self._clock(), self._written())
+        self._before = now, written
+        return (written - before) / (now - at) if now > at else 0.0
 
     def observe_stall(self, _model: str, seconds: float) -> None:
         """A save kept its trainer for so long."""

@@ -87,7 +87,7 @@ class View:
         self._serving = serving
         self._stopping = trio.Event()
         self._metrics = Metrics(self.status, self.healthy)
-        self.past = History(self.status, lambda: sum(attempt.progress.rate for attempt in scheduler.attempts()))
+        self.past = History(self.status, lambda: scheduler.bytes_written)
         ledger.observe(self._observe)
         handoffs.observers += [self._metrics.observe_stall, self.past.observe_stall]
         versions.observers.append(self._metrics.observe_removals)

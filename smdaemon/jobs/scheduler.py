@@ -77,6 +77,7 @@ class Scheduler:
         self._policy = policy
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._running: dict[int, Attempt] = {}
+        self._written_by_ended = 0
         self._held: set[int] = set()
         # model -> the turn in which it last started a job; who has waited longest is next
         self._turns: dict[str, int] = {}
@@ -102,6 +103,11 @@ class Scheduler:
     def attempts(self) -> list[Attempt]:
         """The attempts under way."""
         return list(self._running.values())
+
+    @property
+    def bytes_written(self) -> int:
+        """What all attempts have written so far, those that are over too."""
+        return self._written_by_ended + sum(attempt.progress.bytes_done for attempt in self._running.values())
 
     def wake(self) -> None:
         """Look again."""
@@ -302,6 +308,7 @@ class Scheduler:
 
     def _end(self, attempt: Attempt) -> None:
         del self._running[attempt.job.id]
+        self._written_by_ended += attempt.progress.bytes_done
         attempt.ended.set()
         self.wake()
 

@@ -34,8 +34,8 @@ def new_job(number):
 
 
 async def test_a_sample_is_taken_at_once_and_then_regularly(autojump_clock):
-    """Each tells memory, workers, open jobs, what is written, and the least room of any disk."""
-    past = History(status_of, lambda: 12.5)
+    """Each tells memory, workers, open jobs, and the least room of any disk."""
+    past = History(status_of, lambda: 0)
     assert past.newest is None
     with trio.move_on_after(2.5 * INTERVAL_SECONDS):
         await past.run()
@@ -45,29 +45,39 @@ async def test_a_sample_is_taken_at_once_and_then_regularly(autojump_clock):
     assert past.newest == message.samples[-1]
     for sample in message.samples:
         assert (sample.host_memory_used_bytes, sample.workers_busy, sample.open_jobs) == (7, 2, 5)
-        assert (sample.bytes_per_second, sample.disk_free_bytes, sample.stall_seconds) == (12.5, 300, 0)
+        assert (sample.bytes_per_second, sample.disk_free_bytes, sample.stall_seconds) == (0, 300, 0)
         assert sample.at.seconds > 0
 
 
 def test_only_the_last_hour_is_kept():
     """The oldest sample goes when another comes; an hour of them is there."""
-    rates = iter(range(SAMPLES + 10))
-    past = History(status_of, lambda: next(rates))
-    for _ in range(SAMPLES + 10):
+    status = v1.Status()
+    past = History(lambda: status, lambda: 0)
+    for number in range(SAMPLES + 10):
+        status.workers_busy = number
         past.take()
-    assert [sample.bytes_per_second for sample in past.message().samples] == list(range(10, SAMPLES + 10))
+    assert [sample.workers_busy for sample in past.message().samples] == list(range(10, SAMPLES + 10))
     assert SAMPLES * INTERVAL_SECONDS == 3600
 
 
 def test_a_sample_has_the_longest_stall_since_the_one_before():
     """Each stall is told once; one that is no number is none. Without models there is no room."""
-    past = History(v1.Status, float)
+    past = History(v1.Status, int)
     for seconds in (0.002, 0.05, 0.01, math.nan, math.inf):
         past.observe_stall("ranker", seconds)
     past.take()
     past.take()
     assert [sample.stall_seconds for sample in past.message().samples] == [0.05, 0]
     assert past.newest.disk_free_bytes == 0
+
+
+def test_a_sample_has_the_bytes_since_the_one_before():
+    """Also of an export that began and ended in between; in bytes a second."""
+    written, clock = iter((0, 0, 4096, 4096, 4097)), iter((0.0, 0.0, 4.0, 6.0, 6.5))
+    past = History(v1.Status, lambda: next(written), lambda: next(clock))
+    for _ in range(4):
+        past.take()
+    assert [sample.bytes_per_second for sample in past.message().samples] == [0, 1024, 0, 2]
 
 
 async def test_news_come_when_the_status_is_another(autojump_clock):

@@ -203,12 +203,13 @@ async def test_an_error_that_needs_a_person_fails_the_job(build, autojump_clock,
 
 
 async def test_an_attempt_shows_its_progress(build, autojump_clock):
-    """The attempt under way can be asked for; after its end there is none."""
+    """The attempt under way can be asked for; after its end there is none, and what it wrote is counted."""
     house = build()
     job = await house.until(await house.accept(), State.WRITING)
     house.scheduler.attempt(job.id).progress.add(5)
-    assert house.scheduler.attempt(job.id).progress.bytes_done == 5
+    assert house.scheduler.attempt(job.id).progress.bytes_done == house.scheduler.bytes_written == 5
     assert (house.scheduler.busy, house.scheduler.workers) == (1, 1)
     await house.until_ended()
     await trio.testing.wait_all_tasks_blocked()
     assert house.scheduler.attempt(job.id) is None
+    assert house.scheduler.bytes_written == 5
