@@ -65,6 +65,7 @@ class _Lines:
                 seen[many[1]] = index
                 table = f"$.{many[1]}[{index}]"
                 self._lines[table] = number
+                self._lines.setdefault(f"$.{many[1]}", number)
             elif one := re.fullmatch(r"\[\s*([\w.-]+)\s*\]", bare):
                 table = f"$.{one[1]}"
                 self._lines[table] = number
@@ -91,11 +92,13 @@ def _named(error: msgspec.ValidationError, path: Path, lines: _Lines) -> ConfigE
         )
     missing = re.search(r"missing required field `([^`]+)`", said)
     if missing:
-        table_name = where.removeprefix("$.") or "the file"
+        table_name = "the file" if where == "$" else where.removeprefix("$.")
         message = f"{path}:{lines.of(where)}: {table_name} has no {missing[1]!r}"
         return ConfigError("config-invalid", message, remedy=f"add {missing[1]}")
     table_path, _, key = where.rpartition(".")
     message = f"{path}:{lines.of(where)}: {key}: {said[:1].lower()}{said[1:]}"
+    if said.startswith("Expected `array`, got `object`") and key in ("model", "notify"):
+        return ConfigError("config-invalid", message, remedy=f"write [[{key}]], in two brackets: there may be several")
     choices = get_args(_table(table_path).__annotations__.get(key)) if said.startswith("Invalid enum") else ()
     return ConfigError("config-invalid", message, remedy=f"choose one of {', '.join(choices)}" if choices else None)
 

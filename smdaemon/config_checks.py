@@ -1,5 +1,6 @@
 """What the types of the settings cannot say: values that need parsing, and settings that contradict each other."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -7,9 +8,10 @@ from typing import get_args
 import msgspec
 
 from smdaemon.errors import ConfigError
-from smdaemon.loopback import is_loopback
+from smdaemon.loopback import host_and_port, is_loopback
 from smdaemon.settings import (
     NAME,
+    SOCKET_PATH_BYTES,
     Config,
     DaemonSettings,
     ModelSettings,
@@ -60,6 +62,13 @@ def check(config: Config, path: Path, line_of: Callable[[str], int]) -> None:
 def _check_daemon(daemon: DaemonSettings, path: Path, refuse: Callable[..., ConfigError]) -> None:
     for key in ("host_memory", "handoff_memory", "min_free"):
         _check_size(daemon, key, "$.daemon", refuse)
+    for key in ("control_socket", "handoff_socket"):
+        size = len(os.fsencode(_normal(getattr(daemon, key), path)))
+        if getattr(daemon, key) and size > SOCKET_PATH_BYTES:
+            message = f"{key}: the path has {size} bytes, a unix socket takes {SOCKET_PATH_BYTES}"
+            raise refuse("config-invalid", f"$.daemon.{key}", message, "choose a shorter one, such as in /run/smdaemon")
+    if daemon.control_listen:
+        _check_listen(daemon, refuse)
     if daemon.control_tls_cert or daemon.control_tls_key:
         for key in ("control_tls_cert", "control_tls_key", "control_token_file"):
             if not getattr(daemon, key):
@@ -68,6 +77,18 @@ def _check_daemon(daemon: DaemonSettings, path: Path, refuse: Callable[..., Conf
     if daemon.handoff_socket and _normal(daemon.handoff_socket, path) == _normal(daemon.control_socket, path):
         message = "handoff_socket and control_socket are the same"
         raise refuse("config-conflict", "$.daemon.handoff_socket", message, "give each a path of its own")
+
+
+def _check_listen(daemon: DaemonSettings, refuse: Callable[..., ConfigError]) -> None:
+    try:
+        host, _ = host_and_port(daemon.control_listen)
+    except ValueError as error:
+        message = f"control_listen: {error}"
+        raise refuse("config-invalid", "$.daemon.control_listen", message, "write it like 127.0.0.1:8470") from error
+    if not daemon.control_tls_cert and not is_loopback(host):
+        message = f"control_listen: {daemon.control_listen!r} can be reached by other machines"
+        remedy = "use 127.0.0.1 or [::1], or set control_tls_cert, control_tls_key and control_token_file"
+        raise refuse("config-invalid", "$.daemon.control_listen", message, remedy)
 
 
 def _check_model(model: ModelSettings, at: str, refuse: Callable[..., ConfigError]) -> None:
@@ -156,6 +177,4 @@ def _check_size(settings: msgspec.Struct, key: str, at: str, refuse: Callable[..
 
 
 def _normal(text: str, config_path: Path) -> Path:
-    import os
-
     return Path(os.path.normpath(config_path.absolute().parent / text))

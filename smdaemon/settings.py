@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 import msgspec
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+SOCKET_PATH_BYTES = 107
+"""What a unix socket's path may have: sockaddr_un holds 108 bytes, the last of them NUL."""
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[KMGT]i?B)?")
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
     f"{letter}iB": 1 << (10 * power) for power, letter in enumerate("KMGT", 1)

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from smdaemon.errors import ConfigError
+from smdaemon.settings import SOCKET_PATH_BYTES
 
-# sockaddr_un holds 108 bytes, the last of them NUL.
-MAX_PATH_BYTES = 107
 BACKLOG = 128
 
 
@@ -45,10 +44,10 @@ def open_unix(
     """
     gid = gid_of(group, setting)
     encoded = os.fsencode(path)
-    if len(encoded) > MAX_PATH_BYTES:
+    if len(encoded) > SOCKET_PATH_BYTES:
         raise ConfigError(
             "socket-path",
-            f"the path {str(path)!r} has {len(encoded)} bytes, a unix socket takes {MAX_PATH_BYTES}",
+            f"the path {str(path)!r} has {len(encoded)} bytes, a unix socket takes {SOCKET_PATH_BYTES}",
             remedy=f"set {setting} to a shorter path, such as /run/smdaemon/{path.name[:32]}",
         )
     try:
@@ -58,7 +57,9 @@ def open_unix(
     except OSError as error:
         if error.errno == errno.EADDRINUSE:  # another process was faster
             raise ConfigError("socket-in-use", f"another process has just bound {str(path)!r}") from error
-        raise ConfigError("socket-path", f"cannot make the socket {str(path)!r}: {error.strerror}") from error
+        remedy = f"make its directory: mkdir -p {path.parent}" if error.errno == errno.ENOENT else None
+        message = f"cannot make the socket {str(path)!r}: {error.strerror}"
+        raise ConfigError("socket-path", message, remedy=remedy) from error
 
 
 def peer_of(connection: "_Peer") -> tuple[int, int]:

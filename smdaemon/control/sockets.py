@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from smdaemon.errors import ConfigError
-from smdaemon.loopback import is_loopback
+from smdaemon.loopback import host_and_port, is_loopback
 from smdaemon.unix_socket import BACKLOG, unix_listener
 
 
@@ -40,16 +40,16 @@ def open_listeners(
 
 def open_tcp(address: str, *, anywhere: bool = False) -> socket.socket:
     """A listening socket at 'HOST:PORT', on the loopback network unless `anywhere`; port 0 takes a free one. ConfigError config-invalid."""
-    host, colon, port = address.rpartition(":")
-    host = host.strip("[]")
-    if not colon or not (port.isascii() and port.isdigit() and int(port) <= 65535):
+    try:
+        host, port = host_and_port(address)
+    except ValueError as error:
         raise ConfigError(
-            "config-invalid", f"the TCP address {address!r} is not HOST:PORT", remedy="write it like 127.0.0.1:8470"
-        )
+            "config-invalid", f"the TCP address {error}", remedy="write it like 127.0.0.1:8470"
+        ) from error
     if not anywhere and not is_loopback(host):
         raise _not_loopback(address)
     try:
-        family, kind, protocol, _, target = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise ConfigError("config-invalid", f"cannot use the TCP address {address!r}: {error.strerror}") from error

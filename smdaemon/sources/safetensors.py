@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from math import prod
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
-
-import msgspec
+from typing import Any, NamedTuple, TypeAlias
 
 from smdaemon.errors import DropError
 from smdaemon.sources.extents import StoredExtent
@@ -51,21 +49,11 @@ _DTYPES = {
         "C64": "complex64",
     }.items()
 }
-_METADATA = "__metadata__"
 _FIELDS = ("dtype", "shape", "data_offsets")
-_Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_LONG_HEADER_BYTES = 64 << 10
 
-
-class _Written(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A tensor's entry as it stands in the header."""
-
-    dtype: str
-    shape: tuple[_Size, ...]
-    data_offsets: tuple[_Size, _Size]
-
-
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_entry = msgspec.json.Decoder(_Written).decode
+_Written: TypeAlias = tuple[str, tuple[int, ...], tuple[int, ...]]
+"""Dtype, shape and offsets as they stand in the header."""
 
 
 class Entry(NamedTuple):
@@ -158,8 +146,8 @@ def read_header(file: SourceFile) -> Header | None:
 
 def parse_header(text: bytes, what: str) -> Header:
     """The header from its JSON; `what` names the file in errors."""
-    written, metadata = _usual(text, what) or _unusual(text, what)
-    entries = [_entry(name, value) for name, value in written.items()]
+    written, metadata = _written(text, what)
+    entries = [_entry(name, *each) for name, each in written.items()]
     entries.sort(key=attrgetter("begin", "end"))
     end = 0
     for entry in entries:
@@ -169,27 +157,16 @@ def parse_header(text: bytes, what: str) -> Header:
     return Header(tuple(entries), metadata, 8 + len(text))
 
 
-def _usual(text: bytes, what: str) -> tuple[dict[str, _Written], Mapping[str, str]] | None:
-    """The header as the format's writers write it, decoded many times faster; None for any other, sound or not."""
-    if b"\\" in text:
-        return None
-    try:
-        fields = _decode_fields(text)
-        metadata = fields.pop(_METADATA, None)
-        written = {name: _decode_entry(entry) for name, entry in fields.items()}
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-    # of a name that is given twice the decoder keeps the last; without escapes each entry's keys stand in the text as they are
-    if any(text.count(b'"%b"' % key.encode()) != len(written) for key in _FIELDS) or text.count(b'"__metadata__"') > 1:
-        return None
-    return written, {} if metadata is None else _metadata(parse_object(bytes(metadata), what), what)
+def _written(text: bytes, what: str) -> tuple[dict[str, _Written], Mapping[str, str]]:
+    """What stands in the header, by the tensors' names, and the metadata."""
+    if len(text) >= _LONG_HEADER_BYTES:
+        from smdaemon.sources.long_header import decoded
 
-
-def _unusual(text: bytes, what: str) -> tuple[dict[str, _Written], Mapping[str, str]]:
-    """Any sound header; what is not is named in the error."""
+        if (found := decoded(text)) is not None:
+            return found[0], _metadata(parse_object(found[1], what), what)
     fields = parse_object(text, what)
-    metadata = _metadata(fields.pop(_METADATA, {}), what)
-    return {name: _written(name, value) for name, value in fields.items()}, metadata
+    metadata = _metadata(fields.pop("__metadata__", {}), what)
+    return {name: _checked(name, value) for name, value in fields.items()}, metadata
 
 
 def _metadata(value: Any, what: str) -> dict[str, str]:
@@ -218,7 +195,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _written(name: str, value: Any) -> _Written:
+def _checked(name: str, value: Any) -> _Written:
     if type(value) is not dict or value.keys() != set(_FIELDS):
         raise DropError("source-corrupt", f"the header's entry of {name!r} is not dtype, shape and data_offsets")
     kind, shape, offsets = (value[key] for key in _FIELDS)
@@ -227,22 +204,22 @@ def _written(name: str, value: Any) -> _Written:
             "source-corrupt",
             f"{name!r} has dtype {kind!r}, shape {shape!r}, data_offsets {offsets!r}, which are unsound",
         )
-    return _Written(kind, tuple(shape), tuple(offsets))
+    return kind, tuple(shape), tuple(offsets)
 
 
-def _entry(name: str, written: _Written) -> Entry:
+def _entry(name: str, kind: str, shape: tuple[int, ...], offsets: tuple[int, ...]) -> Entry:
     check_name(name)
-    dtype = _DTYPES.get(written.dtype)
+    dtype = _DTYPES.get(kind)
     if dtype is None:
-        raise DropError("dtype-unsupported", f"the tensor {name!r} has the dtype {written.dtype!r}")
-    begin, end = written.data_offsets
-    nbytes = prod(written.shape) * dtype.itemsize
+        raise DropError("dtype-unsupported", f"the tensor {name!r} has the dtype {kind!r}")
+    begin, end = offsets
+    nbytes = prod(shape) * dtype.itemsize
     if end - begin != nbytes:
         raise DropError(
             "source-corrupt",
-            f"{name!r} of dtype {written.dtype!r}, shape {list(written.shape)!r} has {nbytes} bytes, but its offsets span {end - begin}",
+            f"{name!r} of dtype {kind!r}, shape {list(shape)!r} has {nbytes} bytes, but its offsets span {end - begin}",
         )
-    return Entry(name, dtype, written.shape, begin, end)
+    return Entry(name, dtype, shape, begin, end)
 
 
 def _sizes(value: object) -> bool:

@@ -133,12 +133,69 @@ def test_check_config(tmp_path, capsys, text, code, part):
         "good": '[daemon]\nstate_dir = "state"\ncontrol_socket = "s"\n[[model]]\nname = "m"\nwatch = "w"\npublish = "p"\n',
         "bad": "[daemon\n",
     }
+    (tmp_path / "w").mkdir()
     path = tmp_path / "config.toml"
     path.write_text(texts[text])
     assert dispatch(["check-config", "--config", str(path)]) == code
     captured = capsys.readouterr()
     assert part in captured.out + captured.err
     assert (captured.out + captured.err).count("\n") == 1
+
+
+def test_check_config_warns_of_what_this_machine_has_not(tmp_path, capsys):
+    """A daemon starts all the same, and waits for it: each thing is named, in one line."""
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[daemon]\nstate_dir = "a/state"\ncontrol_socket = "b/c/s"\ncontrol_users = ["no-such-user"]\n'
+        '[[model]]\nname = "m"\nwatch = "w"\npublish = "d/p"\ntemplate = "t"\nvalidator = ["no-such-command"]\n'
+        '[model.assets_extra]\n"x/y" = "z"\n[model.modes.eval]\ntemplate = "e"\n'
+        '[[notify]]\nname = "n"\ncommand = ["./hook"]\n[[notify]]\nname = "h"\nwebhook = "https://h/"\nsecret_file = "k"\n'
+        '[serving]\nconfig_file = "f/models.config"\n'
+    )
+    assert dispatch(["check-config", "--config", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "ok: 1 model, 12 warnings\n"
+    said = captured.err.replace(str(tmp_path), "").splitlines()
+    assert said == [
+        f"warning: {each}"
+        for each in (
+            "the directory above state_dir is not there: '/a'",
+            "the directory above that of control_socket is not there: '/b'",
+            "control_users: there is no user 'no-such-user'",
+            "model 'm': watch is not there: '/w'",
+            "model 'm': the directory above publish is not there: '/d'",
+            "model 'm': template is not there: '/t'",
+            "model 'm': assets_extra 'x/y' is not there: '/z'",
+            "model 'm': the template of mode eval is not there: '/e'",
+            "model 'm': validator: no such command: 'no-such-command'",
+            "notifier 'n': command: no such command: '/hook'",
+            "notifier 'h': secret_file is not there: '/k'",
+            "the directory of config_file is not there: '/f'",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "part"),
+    [
+        ('control_token_file = "token"', "is not there"),
+        ('control_token_file = "readable"', "can be read by others"),
+        (
+            'control_token_file = "private"\ncontrol_tls_cert = "private"\ncontrol_tls_key = "private"',
+            "cannot be used",
+        ),
+        ('control_group = "no-such-group"', "there is no group"),
+    ],
+)
+def test_check_config_refuses_what_a_start_refuses(tmp_path, capsys, lines, part):
+    """Files and groups are looked at as a start does."""
+    for name, mode in (("readable", 0o644), ("private", 0o600)):
+        (tmp_path / name).write_text("0123456789abcdef0123\n")
+        (tmp_path / name).chmod(mode)
+    path = tmp_path / "config.toml"
+    path.write_text(f'[daemon]\nstate_dir = "state"\ncontrol_socket = "s"\n{lines}\n')
+    assert dispatch(["check-config", "--config", str(path)]) == 1
+    assert part in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

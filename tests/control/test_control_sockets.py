@@ -8,7 +8,8 @@ import pytest
 
 from smdaemon.control.sockets import open_listeners, open_tcp
 from smdaemon.errors import ConfigError
-from smdaemon.unix_socket import MAX_PATH_BYTES, open_unix
+from smdaemon.settings import SOCKET_PATH_BYTES
+from smdaemon.unix_socket import open_unix
 
 
 def listening(path):
@@ -136,7 +137,7 @@ def test_parent_is_a_file(tmp_path):
 def test_longest_path(tmp_path, monkeypatch):
     """107 bytes are taken, one more is refused with the remedy, also when its characters are fewer."""
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / ("s" * (MAX_PATH_BYTES - len(os.fsencode(tmp_path)) - 1))
+    path = tmp_path / ("s" * (SOCKET_PATH_BYTES - len(os.fsencode(tmp_path)) - 1))
     with open_unix(path, 0o600, setting="control_socket"):
         assert path.is_socket()
     error = refusal("socket-path", path.with_name(path.name[:-1] + "é"))

@@ -53,6 +53,12 @@ def test_the_shipped_configuration_is_sound():
         (("[daemon]", "[daemon]\nworkers = 0"), "config-invalid", 2, "workers"),
         (("[daemon]", '[daemon]\nhost_memory = "much"'), "config-invalid", 2, "'much'"),
         (("[daemon]", "[daemon"), "config-syntax", 1, ""),
+        (("[[model]]", "[[models]]"), "config-unknown-key", 5, "'models'"),
+        (("[[model]]", "[model]"), "config-invalid", 5, "got `object`"),
+        (("[daemon]", "[daemon]\ncontrol_listen = '8470'"), "config-invalid", 2, "is not HOST:PORT"),
+        (("[daemon]", "[daemon]\ncontrol_listen = '[::1]:x'"), "config-invalid", 2, "is not HOST:PORT"),
+        (("[daemon]", "[daemon]\ncontrol_listen = '0.0.0.0:8470'"), "config-invalid", 2, "by other machines"),
+        (("[daemon]", f"[daemon]\nhandoff_socket = '/{'s' * 107}'"), "config-invalid", 2, "has 108 bytes"),
         (("[daemon]", "[demon]"), "config-unknown-key", 1, "'demon'"),
         (("[[model]]", "[[model]]\nversion = 'stepp'"), "config-invalid", 6, "version"),
         (("[[model]]", "[[model]]\nkeep_last = -1"), "config-invalid", 6, "keep_last"),
@@ -237,3 +243,11 @@ def test_modes_and_files_of_a_model_are_absolute():
     assert [*paths, model.modes["train"].template] == [
         f"/etc/smdaemon/{name}" for name in ("t", "w.npz", "m", "d", "x", "g")
     ]
+
+
+def test_what_is_written_with_one_bracket_too_few_is_told_so():
+    """The commonest slip of TOML."""
+    assert (
+        refused(GOOD.replace("[[model]]", "[model]")).remedy == "write [[model]], in two brackets: there may be several"
+    )
+    assert "the file has no 'daemon'" in refused("").message

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from sources_builders import Value, open_descriptors, read_all, safetensors_bytes, value_of
 
 from smdaemon.errors import DropError
+from smdaemon.sources import safetensors
 from smdaemon.sources.formats import format_named, open_source
 
 ONE = {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}
@@ -102,8 +103,10 @@ def test_types_beyond_numpy(tmp_path, kind, name):
         (safetensors_bytes({"\ud800": ONE}, b"ab"), "name-invalid"),
     ],
 )
-def test_bad_safetensors(tmp_path, content, code):
+@pytest.mark.parametrize("long", [False, True])
+def test_bad_safetensors(tmp_path, monkeypatch, content, code, long):
     """Each defect has its code."""
+    monkeypatch.setattr(safetensors, "_LONG_HEADER_BYTES", 0 if long else 1 << 20)
     (tmp_path / "x.safetensors").write_bytes(content)
     assert code_of(tmp_path / "x.safetensors") == code
 
@@ -120,16 +123,20 @@ def test_bad_safetensors(tmp_path, content, code):
         '{"__metadata__": {"x": "1", "x": "2"}, "a": ONE}',
     ],
 )
-def test_what_is_given_twice_is_refused_however_it_is_written(tmp_path, text):
-    """A reader that keeps the last, or the first, would read other values than the next one."""
+@pytest.mark.parametrize("long", [False, True])
+def test_what_is_given_twice_is_refused_however_it_is_written(tmp_path, monkeypatch, text, long):
+    """A reader that keeps the last, or the first, would read other values than the next one. Also where the header is decoded as a long one."""
+    monkeypatch.setattr(safetensors, "_LONG_HEADER_BYTES", 0 if long else 1 << 20)
     header = text.replace("ONE", json.dumps(ONE)).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"xy")
     assert code_of(tmp_path / "x.safetensors") == "name-clash"
 
 
 @pytest.mark.parametrize("name", ["dtype", "data_offsets", "shape", 'a"shape"', "a\\b", "ü", "__metadata"])
-def test_names_that_look_like_the_header_itself(tmp_path, name):
-    """They are names like any other, also in the metadata."""
+@pytest.mark.parametrize("long", [False, True])
+def test_names_that_look_like_the_header_itself(tmp_path, monkeypatch, name, long):
+    """They are names like any other, also in the metadata, and in a header that is decoded as a long one."""
+    monkeypatch.setattr(safetensors, "_LONG_HEADER_BYTES", 0 if long else 1 << 20)
     header = json.dumps({"__metadata__": {name: name}, name: ONE}).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"xy")
     assert read_all(tmp_path / "x.safetensors") == {name: Value("uint8", (2,), b"xy")}
