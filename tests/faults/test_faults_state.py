@@ -93,10 +93,11 @@ async def _counted_start(disk, place: Place, *, first: bool) -> dict[str, int]:
     return disk.ask("counts")
 
 
-async def _all_done(place: Place, states: dict[State, int]) -> None:
+async def _all_done(place: Place, *states: dict[State, int]) -> None:
+    """All jobs are in one of these, no draft is left, and the newest drop is published."""
     async with working(place.config) as work:
         await work.idle()
-        assert work.ledger.counts() == states
+        assert work.ledger.counts() in states
         assert drafts_of(place.models) == []
         assert "" not in {part for name in place.models.iterdir() for part in name.name.split("/")}
     newest = str(max(int(path.stem.rpartition("-")[2]) for path in place.runs.glob("ckpt-*")))
@@ -104,7 +105,10 @@ async def _all_done(place: Place, states: dict[State, int]) -> None:
 
 
 async def test_a_running_daemon_goes_on_when_its_journal_can_be_written_again(disk, tmp_path, everything):
-    """No drop is lost and none is taken twice; the daemon goes on all the while."""
+    """No drop is lost and none is taken twice; the daemon goes on all the while.
+
+    The newest is published; of the others each is passed over, or published where the journal took it only after the newest was.
+    """
     place = Place(tmp_path / "counted", disk.path)
     async with working(place.config) as work:
         disk.ask("arm", kind="none", nth=0, effect=0, under="state")
@@ -118,7 +122,12 @@ async def test_a_running_daemon_goes_on_when_its_journal_can_be_written_again(di
             await _three_drops(place, work, disk)
         disk.ask("clear")
         TALLY["daemons whose journal met a fault"] += 1
-        await _all_done(place, {State.PUBLISHED: 1, State.SUPERSEDED: 2})
+        await _all_done(
+            place,
+            {State.PUBLISHED: 1, State.SUPERSEDED: 2},
+            {State.PUBLISHED: 2, State.SUPERSEDED: 1},
+            {State.PUBLISHED: 3},
+        )
 
 
 async def _three_drops(place: Place, work, disk=None) -> None:
