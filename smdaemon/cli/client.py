@@ -151,13 +151,24 @@ class Client:
     def _unreachable(self, error: Exception) -> SmdaemonError:
         if isinstance(error, PermissionError):
             return EnvironmentFault("permission-denied", f"may not connect to {self.address!r}")
+        remedy = None
         if isinstance(error, TimeoutError):
             reason = f"no answer within {self._timeout:g} s"
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            reason = f"its certificate is not trusted: {error.verify_message}"
+            remedy = (
+                f"name the file of the authority that issued it in {CA_VARIABLE}, and the host as the certificate does"
+            )
+        elif isinstance(error, ssl.SSLError):
+            reason, remedy = f"no TLS: {(error.reason or str(error)).lower()}", "a port without TLS takes http://"
+        elif isinstance(error, http.client.RemoteDisconnected) and self.address.startswith("http://"):
+            reason, remedy = "the connection was closed without an answer", "a port with TLS takes https://"
         elif isinstance(error, OSError):
             reason = (error.strerror or str(error)).lower()
         else:
             reason = f"what answers there is no smdaemon: {error or type(error).__name__}"
-        return ConfigError("no-daemon", f"no daemon answers on {self.address!r}: {reason}")
+            remedy = "see what listens there, or give the daemon's socket with --socket"
+        return ConfigError("no-daemon", f"no daemon answers on {self.address!r}: {reason}", remedy=remedy)
 
 
 def _authorities() -> ssl.SSLContext:

@@ -8,6 +8,8 @@ from cyclopts import Parameter
 from smdaemon.cli import output
 from smdaemon.cli.client import Client
 from smdaemon.cli.options import AsJson, JobId, Socket
+from smdaemon.errors import ConfigError
+from smdaemon.jobs.states import State
 
 
 def jobs(
@@ -55,7 +57,7 @@ def job_table(rows: list[dict[str, Any]], now: datetime) -> Any:
 
 def explanation(job: dict[str, Any]) -> str:
     """What is to be known of a job beside its state: its error, why it waits, or what it made."""
-    if "error" in job:
+    if "error" in job and job["state"] in {State.FAILED, State.WAITING}:  # elsewhere it is that of an earlier attempt
         return f"{job['error']['message']} ({job['error']['code']})"
     return str(job["reason"] or job["export_dir"] or job["source"])
 
@@ -119,9 +121,29 @@ def cancel(job: JobId, /, *, as_json: AsJson = False, socket: Socket = None) -> 
     _act(job, "cancel", as_json=as_json, socket=socket)
 
 
-def retry(job: JobId, /, *, as_json: AsJson = False, socket: Socket = None) -> None:
-    """Run a failed or cancelled job again."""
-    _act(job, "retry", as_json=as_json, socket=socket)
+def retry(
+    *job: JobId,
+    failed: Annotated[bool, Parameter(negative="", help="All failed jobs, in place of some by their numbers.")] = False,
+    model: Annotated[str | None, Parameter(help="With --failed: only those of this model.")] = None,
+    as_json: AsJson = False,
+    socket: Socket = None,
+) -> None:
+    """Run failed or cancelled jobs again."""
+    if bool(job) is failed or (model and not failed):
+        raise ConfigError("usage", "name jobs, or give --failed, with or without --model")
+    for each in job or _failed(Client(socket), model):
+        _act(each, "retry", as_json=as_json, socket=socket)
+
+
+def _failed(client: Client, model: str | None) -> list[int]:
+    """The failed jobs, oldest first, as they came."""
+    found: list[int] = []
+    before = None
+    while before != 0:
+        answer = client.get("/v1/jobs", state="failed", model=model, before=before, limit=1000)
+        found += [job["id"] for job in answer["jobs"]]
+        before = answer["next_before"]
+    return sorted(found)
 
 
 def _act(job: int, action: str, *, as_json: bool, socket: str | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from smdaemon import __version__
-from smdaemon.errors import ConfigError, SmdaemonError
+from smdaemon.errors import ConfigError, EnvironmentFault, SmdaemonError
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -46,7 +46,7 @@ GROUPS: dict[str, list[Command]] = {
         Command("jobs", "smdaemon.cli.jobs:jobs", "List jobs, newest first."),
         Command("show", "smdaemon.cli.jobs:show", "Show one job with its history."),
         Command("cancel", "smdaemon.cli.jobs:cancel", "Cancel an open job."),
-        Command("retry", "smdaemon.cli.jobs:retry", "Run a failed or cancelled job again."),
+        Command("retry", "smdaemon.cli.jobs:retry", "Run failed or cancelled jobs again."),
         Command("versions", "smdaemon.cli.versions:versions", "List a model's versions and why each stays."),
         Command("pin", "smdaemon.cli.versions:pin", "Keep a version, whatever the rules say."),
         Command("unpin", "smdaemon.cli.versions:unpin", "Leave a pinned version to the rules again."),
@@ -82,6 +82,8 @@ def dispatch(argv: Sequence[str]) -> int:
     except SmdaemonError as error:
         from smdaemon.cli.output import print_error
 
+        if isinstance(error, EnvironmentFault):  # a daemon would, a command does not
+            error.remedy = error.remedy.removesuffix("; smdaemon tries again by itself")
         print_error(error)
         return USAGE if error.code == "usage" else FAILED
     except KeyboardInterrupt:

@@ -158,6 +158,33 @@ def test_cancel_and_retry(with_jobs, capsys):
     assert json.loads(run(capsys, "cancel", "2", "--json")[1])["state"] == "cancelled"
 
 
+def test_retry_of_several_and_of_all_that_failed(with_jobs, capsys):
+    """In their order; --failed finds them, of one model if it is named."""
+    run(capsys, "cancel", "2")
+    assert run(capsys, "retry", "2", "3") == (0, "job 2: queued\njob 3: queued\n", "")
+    for number in (2, 3):
+        with_jobs.call(lambda number=number: with_jobs.backend.move(number, "failed"))
+    assert run(capsys, "retry", "--failed", "--model", "nobody") == (0, "", "")
+    assert run(capsys, "retry", "--failed", "--model", "ranker") == (0, "job 2: queued\njob 3: queued\n", "")
+    assert run(capsys, "retry", "--failed") == (0, "", "")
+
+
+@pytest.mark.parametrize("words", [[], ["1", "--failed"], ["1", "--model", "ranker"]])
+def test_retry_of_what(with_jobs, capsys, words):
+    """Jobs by number, or all that failed: one of them."""
+    code, _, err = run(capsys, "retry", *words)
+    assert (code, "--failed" in err) == (2, True)
+
+
+def test_a_job_that_is_tried_again_is_not_listed_with_the_error_of_before(with_jobs, capsys):
+    """What an earlier attempt met is in its page; the list says what is so now."""
+    with_jobs.call(lambda: with_jobs.backend.move(3, "superseded", "job 4 is newer"))
+    out = run(capsys, "jobs")[1]
+    assert "job 4 is newer" in out
+    assert "contradicts" not in out
+    assert "contradicts" in run(capsys, "show", "3")[1]
+
+
 def test_versions(server, capsys):
     """One line a version: what it is worth, what lies there, why it stays or that it goes."""
     code, out, _ = run(capsys, "versions", "ranker")

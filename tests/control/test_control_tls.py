@@ -97,17 +97,21 @@ async def test_smdaemons_own_client_speaks_tls(authority, pems, tmp_path, monkey
 
     def use(port):
         client = Client(f"https://localhost:{port}")
-        with pytest.raises(ConfigError, match="certificate verify failed") as refused:
+        with pytest.raises(ConfigError, match="its certificate is not trusted") as refused:
             client.get("/v1/status")
+        with pytest.raises(ConfigError) as plain:
+            Client(f"http://localhost:{port}").get("/healthz")
         monkeypatch.setenv(CA_VARIABLE, str(tmp_path / "ca.pem"))
         status = client.get("/v1/status")
         monkeypatch.delenv(TOKEN_VARIABLE)
         with pytest.raises(RemoteError) as denied:
             client.get("/v1/status")
-        return refused.value.code, status, denied.value.code
+        return refused.value, plain.value, status, denied.value.code
 
-    code, status, denied = await served(Tls(*pems), use)
-    assert (code, denied) == ("no-daemon", "not-allowed")
+    untrusted, plain, status, denied = await served(Tls(*pems), use)
+    assert (untrusted.code, plain.code, denied) == ("no-daemon", "no-daemon", "not-allowed")
+    assert CA_VARIABLE in untrusted.remedy
+    assert "https://" in plain.remedy
     assert "version" in status
 
 

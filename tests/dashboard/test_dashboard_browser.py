@@ -116,7 +116,7 @@ def test_what_is_written_shows_how_far_it_has_come(serving, page):
     (job,) = serving.client.get("/v1/queue")["jobs"]
     bar = page.driver.execute_script("return document.querySelector('[role=progressbar]').ariaValueNow")
     assert int(bar) == 100 * job["bytes_done"] // job["bytes_total"]
-    assert "16.8 MB" in page.text(ROWS["running"])
+    assert "16.0 MiB" in page.text(ROWS["running"])
     process.release()
     page.until_shown(f"{ROWS['ended']} .published")
     assert page.count("[role=progressbar]") == 0
@@ -140,7 +140,7 @@ def test_sizes_times_and_speeds_in_words(serving, page):
         """
     )
     assert said == [
-        *("0 B", "999 B", "1.2 MB", "2.5 TB", "", "1.1 GB/s"),
+        *("0 B", "999 B", "1.2 MiB", "2.3 TiB", "", "1.0 GiB/s"),
         *("4.2 s", "75 s", "10 min", "2 h 5 min", "2 d 2 h"),
         *("20 s", "", "7 s", "a", "1 export"),
     ]

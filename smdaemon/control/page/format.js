@@ -1,13 +1,13 @@
 // Numbers and times for people.
 
-const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
+const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
-/** 1,234,567 bytes as "1.2 MB". */
+/** 1,234,567 bytes as "1.2 MiB", as the commands say it. */
 export function bytes(count) {
   let value = Number(count) || 0;
   let unit = 0;
-  while (value >= 999.5 && unit < UNITS.length - 1) {
-    value /= 1000;
+  while (value >= 1023.5 && unit < UNITS.length - 1) {
+    value /= 1024;
     unit += 1;
   }
   return `${value >= 100 || unit === 0 ? value.toFixed(0) : value.toFixed(1)} ${UNITS[unit]}`;
