@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from smdaemon.cli.client import Client, Json
+from smdaemon.cli.output import progress
 from smdaemon.errors import ConfigError
 
 STEP = 41
@@ -60,9 +61,7 @@ def _follow(client: Client) -> Json:
     """Print each state of the first job as it is reached; the job as it ended."""
     for event in client.events(after=0):
         job: Json = event.data["job"]
-        done, total, rate = job["bytes_done"], job["bytes_total"], job["bytes_per_second"]
-        speed = f"  {rate / 1e9:.1f} GB/s" if rate else ""
-        print(f"  job {job['id']}  {job['state']:<11} {done:>12,} of {total:,} bytes{speed}", flush=True)
+        print(f"  job {job['id']}  {job['state']:<11} {progress(job)}", flush=True)
         if job["state"] in {"published", "failed", "cancelled", "superseded"}:
             return job
     raise ConfigError("no-daemon", "the daemon ended before the export did")

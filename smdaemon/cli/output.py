@@ -78,11 +78,11 @@ def clock(text: str | None) -> str:
 
 
 def progress(job: dict[str, Any]) -> str:
-    """A job's bytes done of total, with its speed: '50% of 2.0 GiB, 1.1 GiB/s'."""
+    """A job's bytes done of total, with its speed: '50% of 2.0 GiB, 1.1 GiB/s'. What is written besides the tensors is done, too, and in no total."""
     done, total, speed = int(job["bytes_done"]), int(job["bytes_total"]), float(job["bytes_per_second"])
     if not total:
         return "-"
-    text = f"{100 * done // total}% of {human_bytes(total)}"
+    text = f"{min(100, 100 * done // total)}% of {human_bytes(total)}"
     return f"{text}, {human_bytes(speed)}/s" if speed > 0 else text
 
 
