@@ -15,6 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from smdaemon.confinement import confined, read_regular, unlinked
 from smdaemon.errors import SmdaemonError
+from smdaemon.paths import can_name_a_file
 from smdaemon.sources.base import Identity
 from smdaemon.sources.orbax_layout import TELLING
 from smdaemon.watch.completeness import Moment, Sight, Touch, given_up_at, ready_at, renew
@@ -408,4 +409,4 @@ def _shards(index: str) -> list[str]:
     except (SmdaemonError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
     directory = os.path.dirname(index)  # noqa: PTH120 - as above
-    return sorted(f"{directory}/{name}" for name in names if isinstance(name, str) and name and "/" not in name)
+    return sorted(f"{directory}/{name}" for name in names if isinstance(name, str) and can_name_a_file(name))
