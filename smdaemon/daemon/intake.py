@@ -16,6 +16,7 @@ from smdaemon.handoff.server import Handed
 from smdaemon.jobs.job import Job, JobError, NewJob, Origin
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import result_path
+from smdaemon.jobs.rows import printable
 from smdaemon.proto.mapping import dict_to_message, request_from_json, request_from_protobuf, request_from_toml
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.settings import Config, ModelSettings
@@ -202,12 +203,17 @@ def resolved(request: ExportRequest, folder: Path, model: ModelSettings) -> Expo
     """`request` with every path absolute, taken from `folder`; each must lie beneath the directory that the model watches.
 
     A link is followed now, once; with `follow_links` it is left as it is, and may lead elsewhere.
+    Raises DropError `request-invalid`, `request-source-outside`.
     """
     made = ExportRequest()
     made.CopyFrom(request)
 
     def beneath(path: str) -> str:
-        return str(_asked_for(folder / path, model))
+        found = str(_asked_for(folder / path, model))
+        if printable(found) != found:
+            message = f"the path {found!r} is not UTF-8, and a request holds text"
+            raise DropError("request-invalid", message, remedy="rename what it leads through")
+        return found
 
     made.source = beneath(request.source)
     for name in ("template", "function", "warmup", "debug_info_map", "meta_graph"):

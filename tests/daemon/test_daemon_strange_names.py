@@ -1,0 +1,68 @@
+"""Names and numbers that no sound writer gives: each costs its own job at most, and the daemon goes on."""
+
+import json
+import os
+from pathlib import Path
+
+
+def bytes_named(folder: Path, name: bytes) -> Path:
+    """A path in `folder` whose name is any bytes."""
+    return Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+
+
+def result_of(request: Path):
+    """What the result file of a request says."""
+    return json.loads(bytes_named(request.parent, os.fsencode(request.name)[:-5] + b".result.json").read_text())
+
+
+async def goes_on(running, ended: int) -> None:
+    """Another drop is published."""
+    running.drop("ckpt-77.npz")
+    *_, job = await running.ended(ended + 1)
+    assert (job["state"], job["version"]) == ("published", 77)
+
+
+async def test_a_drop_whose_name_is_not_utf_8_is_published(started):
+    """The kernel takes any bytes as a name, so the daemon does."""
+    async with started() as running:
+        running.write().rename(bytes_named(running.runs, b"\xe9-step_3.npz"))
+        (job,) = await running.ended()
+        assert (job["state"], job["version"]) == ("published", 3)
+        assert job["source"] == f"{running.runs}/\\udce9-step_3.npz"
+
+
+async def test_a_request_whose_name_is_not_utf_8_is_answered(started):
+    """One that cannot be understood too: the result tells its path with the byte escaped."""
+    async with started() as running:
+        request = bytes_named(running.runs, b"\xff.export.json")
+        request.write_text("garbage")
+        (job,) = await running.ended()
+        assert job["error"]["code"] == "request-invalid"
+        await goes_on(running, 1)
+    result = result_of(request)
+    assert (result["state"], result["source"]) == ("failed", f"{running.runs}/\\udcff.export.json")
+
+
+async def test_a_request_in_a_directory_that_is_not_utf_8_says_so(started):
+    """A request holds its paths as text: the job and the result say that this one is none."""
+    async with started(model="recursive = true") as running:
+        folder = bytes_named(running.runs, b"\xe9")
+        folder.mkdir()
+        running.write().rename(running.runs / "weights.bin")
+        (folder / "r.export.json").write_text('{"source": "../weights.bin", "template": "t"}')
+        (job,) = await running.ended()
+        assert (job["state"], job["error"]["code"]) == ("failed", "request-invalid")
+        assert "not UTF-8" in job["error"]["message"]
+        await goes_on(running, 1)
+    assert result_of(folder / "r.export.json")["error"]["code"] == "request-invalid"
+
+
+async def test_a_request_for_a_link_to_a_name_that_is_not_utf_8_says_so(started):
+    """The link is text, what it leads to is none."""
+    async with started() as running:
+        running.write().rename(bytes_named(running.runs, b"\xe9.bin"))
+        (running.runs / "link.bin").symlink_to(os.fsdecode(b"\xe9.bin"))
+        (running.runs / "r.export.json").write_text('{"source": "link.bin"}')
+        (job,) = await running.ended()
+        assert (job["state"], job["error"]["code"]) == ("failed", "request-invalid")
+        await goes_on(running, 1)
