@@ -1,8 +1,14 @@
 """Names and numbers that no sound writer gives: each costs its own job at most, and the daemon goes on."""
 
+import errno
 import json
 import os
 from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from smdaemon.daemon import results
 
 
 def bytes_named(folder: Path, name: bytes) -> Path:
@@ -66,3 +72,65 @@ async def test_a_request_for_a_link_to_a_name_that_is_not_utf_8_says_so(started)
         (job,) = await running.ended()
         assert (job["state"], job["error"]["code"]) == ("failed", "request-invalid")
         await goes_on(running, 1)
+
+
+@pytest.mark.parametrize("length", [210, 236])
+async def test_a_request_of_a_long_name_is_answered(started, length):
+    """The result's name may be as long as a name can be: what it is written under first is no longer."""
+    async with started() as running:
+        request = running.runs / f"{'n' * length}.export.json"
+        request.write_text('{"source": "none.npz"}')
+        await running.ended()
+        await goes_on(running, 1)
+    assert result_of(request)["error"]["code"] == "source-missing"
+
+
+async def test_a_request_whose_result_would_have_too_long_a_name_ends_nothing(started):
+    """Neither when it is answered nor at the next start, which looks for results that a crash left unwritten."""
+    with capture_logs() as logs:
+        async with started() as running:
+            (running.runs / f"{'n' * 238}.export.json").write_text('{"source": "none.npz"}')
+            await running.ended()
+            await goes_on(running, 1)
+        async with started() as running:
+            running.drop("ckpt-78.npz")
+            await running.ended(3)
+    told = [entry for entry in logs if entry["event"] == "result not written"]
+    assert len(told) == 2
+    assert all("too long" in entry["reason"] for entry in told)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES], ids=errno.errorcode.get)
+async def test_a_result_that_cannot_be_looked_for_ends_no_start(started, monkeypatch, number):
+    """The directory of the request gives no answer: the result is not written, which is told, and the daemon goes on."""
+
+    def refuse(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    async with started() as running:
+        (running.runs / "r.export.json").write_text('{"source": "none.npz"}')
+        await running.ended()
+    monkeypatch.setattr(results, "is_file", refuse)
+    with capture_logs() as logs:
+        async with started() as running:
+            await goes_on(running, 1)
+    assert "result not written" in [entry["event"] for entry in logs]
+
+
+async def test_a_bug_in_writing_a_result_costs_that_result(started, monkeypatch):
+    """Its traceback stands in the log; other results are written, and the daemon goes on."""
+    write = results.write_result
+
+    def broken(job, root):
+        if job.id == 1:
+            raise ValueError("unforeseen")
+        write(job, root)
+
+    monkeypatch.setattr(results, "write_result", broken)
+    with capture_logs() as logs:
+        async with started() as running:
+            for count, name in enumerate(("a", "b"), 1):
+                (running.runs / f"{name}.export.json").write_text('{"source": "none.npz"}')
+                await running.ended(count)
+    assert [(entry["job"], entry["exc_info"]) for entry in logs if entry["event"] == "internal error"] == [(1, True)]
+    assert [path.name for path in running.runs.glob("*.result.json")] == ["b.export.result.json"]
