@@ -33,6 +33,14 @@ MAX_REQUEST_BYTES = 1 << 20
 MAX_SHARDS = 99_999  # what the names of data files have room for
 
 
+class UnreadableError(Exception):
+    """A file of one drop cannot be read for the moment: `fault` says why. Others can be taken meanwhile."""
+
+    def __init__(self, fault: EnvironmentFault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
 class Intake:
     """Accepts exports. Whatever is accepted is in the journal before the caller is told."""
 
@@ -41,20 +49,32 @@ class Intake:
         self._config = config
 
     async def drop(self, model_name: str, drop: Drop) -> None:
-        """Take what the watch of a model found; a drop that was accepted before is passed over."""
+        """Take what the watch of a model found; a drop that was accepted before is passed over.
+
+        Raises EnvironmentFault where the journal refuses, UnreadableError where only this drop cannot be taken for the moment.
+        """
         model = self._config().model_named(model_name)
         if model is None:
             return  # a reload removed the model while its watch was reporting
+        if drop.kind == "output" and model.on_drop == "ignore":
+            return
+        try:
+            new, problem = await self._understood(model, drop)
+        except EnvironmentFault as error:
+            raise UnreadableError(error) from error
+        await self._ledger.accept(new, problem)
+
+    async def _understood(self, model: ModelSettings, drop: Drop) -> tuple[NewJob, JobError | None]:
+        """The job that a drop becomes; EnvironmentFault where a file cannot be read for the moment."""
         if drop.kind == "request":
-            await self._request_file(model, drop)
-        elif model.on_drop == "export":
-            source, problem = drop.path, None
-            try:
-                source = await trio.to_thread.run_sync(_within, drop.path, model)
-            except DropError as error:
-                problem = error
-            request = ExportRequest(format=drop.format)
-            await self._accept(model, request, source, origin="drop", identity=str(drop.identity), problem=problem)
+            return await self._request_file(model, drop)
+        source, problem = drop.path, None
+        try:
+            source = await trio.to_thread.run_sync(_within, drop.path, model)
+        except DropError as error:
+            problem = error
+        request = ExportRequest(format=drop.format)
+        return await _job_of(model, request, source, origin="drop", identity=str(drop.identity), problem=problem)
 
     async def request(self, request: ExportRequest) -> Job:
         """Take a request from the socket. Raises DropError or ConfigError where it cannot be accepted."""
@@ -63,7 +83,7 @@ class Intake:
         request = await trio.to_thread.run_sync(resolved, request, Path(model.watch), model)
         source = Path(request.source)
         identity = await trio.to_thread.run_sync(_look, source, model)
-        accepted = await self._accept(model, request, source, origin="api", identity=identity)
+        accepted = await self._ledger.accept(*await _job_of(model, request, source, origin="api", identity=identity))
         if accepted is None:
             raise ConfigError("request-duplicate", f"{request.source!r} was asked for with these options before")
         return accepted
@@ -98,8 +118,8 @@ class Intake:
             raise DropError("request-duplicate", f"the export {handed.export!r} was accepted before and is forgotten")
         return job
 
-    async def _request_file(self, watching: ModelSettings, drop: Drop) -> None:
-        """Take a request file; one that cannot be understood becomes a failed job, with a result file that says why."""
+    async def _request_file(self, watching: ModelSettings, drop: Drop) -> tuple[NewJob, JobError | None]:
+        """The job of a request file; one that cannot be understood becomes a failed job, with a result file that says why."""
         model, request, source = watching, ExportRequest(), drop.path
         problem: SmdaemonError | None = None
         try:
@@ -114,7 +134,7 @@ class Intake:
                 if source == drop.path:
                     raise  # the request cannot be read now: who watches asks again
                 problem = None  # its source cannot: the export will wait for it
-        await self._accept(
+        return await _job_of(
             model,
             request,
             source,
@@ -124,31 +144,6 @@ class Intake:
             problem=problem,
         )
 
-    async def _accept(
-        self,
-        model: ModelSettings,
-        request: ExportRequest,
-        source: Path,
-        *,
-        origin: Origin,
-        identity: str,
-        result: str = "",
-        problem: SmdaemonError | None = None,
-    ) -> Job | None:
-        order, step = await trio.to_thread.run_sync(_order_of, model, request, source)
-        new = NewJob(
-            model=model.name,
-            origin=origin,
-            source=str(source),
-            identity=identity,
-            format=request.format or model.format,
-            request=request.SerializeToString(deterministic=True),
-            result_path=result,
-            order=order,
-            version=request.version if request.HasField("version") else step,
-        )
-        return await self._ledger.accept(new, None if problem is None else JobError.of(problem))
-
     def _model_of(self, request: ExportRequest, watching: ModelSettings | None) -> ModelSettings:
         """The model that a request is for: the one it names, else the one whose directory it lies in."""
         if not request.model and watching is not None:
@@ -157,6 +152,32 @@ class Intake:
         if model is None:
             raise ConfigError("request-model-unknown", f"no model is called {request.model!r}")
         return model
+
+
+async def _job_of(
+    model: ModelSettings,
+    request: ExportRequest,
+    source: Path,
+    *,
+    origin: Origin,
+    identity: str,
+    result: str = "",
+    problem: SmdaemonError | None = None,
+) -> tuple[NewJob, JobError | None]:
+    """What the journal is to accept, with a problem that is known already. EnvironmentFault as `_order_of`."""
+    order, step = await trio.to_thread.run_sync(_order_of, model, request, source)
+    new = NewJob(
+        model=model.name,
+        origin=origin,
+        source=str(source),
+        identity=identity,
+        format=request.format or model.format,
+        request=request.SerializeToString(deterministic=True),
+        result_path=result,
+        order=order,
+        version=request.version if request.HasField("version") else step,
+    )
+    return new, None if problem is None else JobError.of(problem)
 
 
 def read_request(path: Path, root: Path | None = None) -> ExportRequest:

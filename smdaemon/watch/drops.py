@@ -157,6 +157,12 @@ class Ledger:
         except OSError:
             return False
 
+    def take_back(self, drop: Drop) -> None:
+        """A drop that was reported could not be taken: the next look reports it again."""
+        candidate = self._candidates.get(str(drop.path))
+        if candidate is not None:
+            candidate.reported = None
+
     def below(self, directories: Iterable[str]) -> list[str]:
         """The known paths below directories that went away."""
         prefixes = tuple(f"{directory}/" for directory in directories)
