@@ -17,6 +17,7 @@ from smdaemon.jobs.job import Job, JobError, NewJob, Origin
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import result_path
 from smdaemon.jobs.rows import printable
+from smdaemon.log import get_logger
 from smdaemon.proto.mapping import dict_to_message, request_from_json, request_from_protobuf, request_from_toml
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.settings import Config, ModelSettings
@@ -29,6 +30,7 @@ from smdaemon.sources.step import step_of
 from smdaemon.tensorbundle.files import index_path
 from smdaemon.watch.watcher import Drop
 
+_log = get_logger(__name__)
 MAX_REQUEST_BYTES = 1 << 20
 MAX_SHARDS = 99_999  # what the names of data files have room for
 
@@ -52,6 +54,7 @@ class Intake:
         """Take what the watch of a model found; a drop that was accepted before is passed over.
 
         Raises EnvironmentFault where the journal refuses, UnreadableError where only this drop cannot be taken for the moment.
+        An unforeseen exception fails the drop's job: else it would end the daemon, and be met again at each start.
         """
         model = self._config().model_named(model_name)
         if model is None:
@@ -59,10 +62,34 @@ class Intake:
         if drop.kind == "output" and model.on_drop == "ignore":
             return
         try:
+            await self._take(model, drop)
+        except (SmdaemonError, UnreadableError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one drop meets, the daemon goes on with the others
+            await self._fail(model, drop, error)
+
+    async def _take(self, model: ModelSettings, drop: Drop) -> None:
+        if drop.bug is not None:
+            raise drop.bug
+        try:
             new, problem = await self._understood(model, drop)
         except EnvironmentFault as error:
             raise UnreadableError(error) from error
         await self._ledger.accept(new, problem)
+
+    async def _fail(self, model: ModelSettings, drop: Drop, error: Exception) -> None:
+        """Accept a drop as failed by a bug; once, however often it is met."""
+        new = NewJob(
+            model=model.name,
+            origin="request" if drop.kind == "request" else "drop",
+            source=str(drop.path),
+            identity=str(drop.identity),
+            order=drop.identity.mtime_ns / 1e9,
+            result_path=str(result_path(drop.path)) if drop.kind == "request" else "",
+        )
+        job = await self._ledger.accept(new, JobError.of_bug(error))
+        if job is not None:
+            _log.error("internal error", job=job.id, model=model.name, path=str(drop.path), exc_info=error)
 
     async def _understood(self, model: ModelSettings, drop: Drop) -> tuple[NewJob, JobError | None]:
         """The job that a drop becomes; EnvironmentFault where a file cannot be read for the moment."""

@@ -71,12 +71,16 @@ Claiming = Callable[[Path], DropFormat | None]
 
 @dataclass(frozen=True)
 class Drop:
-    """A finished training output, or a request for an export, at the moment it was found complete."""
+    """A finished training output, or a request for an export, at the moment it was found complete.
+
+    With a `bug` it is what a look at it met that nobody foresaw; then nothing is known of its format, nor whether it is complete.
+    """
 
     path: Path
     kind: Literal["output", "request"]
     format: str
     identity: Identity
+    bug: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ class Ledger:
         self._candidates: dict[str, _Candidate] = {}
         self._sights: dict[str, Sight] = {}
         self._owners: dict[str, str] = {}  # a shard → the index that names it
+        self._bugs: dict[str, Exception] = {}  # what the round under way met that nobody foresaw
 
     def changed(self) -> list[str]:
         """The known paths that are not, as far as one stat each tells, what they were when they were reported."""
@@ -171,7 +176,7 @@ class Ledger:
     def look(self, touches: Mapping[str, Touch], now: Moment) -> Looked:
         """Look at paths that were touched; for a shard, or a file of a drop that is a directory, at that drop.
 
-        No OSError comes out of it: what cannot be looked at is not there.
+        No OSError comes out of it: what cannot be looked at is not there. Nor does a bug in a format: it is reported with its drop.
         """
         with confined(None if self._follow_links else Path(self._root)):
             return self._look(touches, now)
@@ -194,7 +199,13 @@ class Ledger:
                 sealed = touch >= Touch.CLOSED and self._seals(whole, path, claims)
                 targets[whole] = max(Touch.CLOSED if sealed else Touch.SEEN, targets.get(whole, Touch.SEEN))
         for path, touch in targets.items():
-            self._look_at(path, touch, now, claims, looked)
+            try:
+                self._look_at(path, touch, now, claims, looked)
+            except Exception as error:  # noqa: BLE001 - whatever one drop meets, the others are looked at
+                self._bugs[path] = error
+        for path, bug in self._bugs.items():
+            self._report_bug(path, bug, now, looked)
+        self._bugs.clear()
         looked.drops.sort(key=lambda drop: drop.identity.mtime_ns)
         return looked
 
@@ -221,6 +232,22 @@ class Ledger:
             return isinstance(format_, DirectoryFormat) and format_.seals(Path(whole), Path(path))
         except (SmdaemonError, OSError):
             return False  # it went away, or may not be read
+        except Exception as error:  # noqa: BLE001 - as in _look
+            self._bugs[whole] = error
+            return False
+
+    def _report_bug(self, path: str, bug: Exception, now: Moment, looked: Looked) -> None:
+        """Once nothing of it changes any more: until then it may be any of its writer's half-done states that is met."""
+        try:
+            sight = self._see_file(path, Touch.SEEN, now)
+        except OSError:
+            return  # it went away
+        ready = ready_at((sight,), self_judging=True, quiet_seconds=self._quiet_seconds)
+        if now.monotonic < ready:
+            looked.again[path] = ready
+        else:
+            known = self._candidates.get(path)
+            looked.drops.append(Drop(Path(path), known.kind if known else "output", "", sight.identity, bug))
 
     def _claim(self, path: str, claims: dict[str, DropFormat | None]) -> DropFormat | None:
         if path not in claims:
@@ -228,6 +255,8 @@ class Ledger:
                 claims[path] = self._claiming(Path(path))
             except OSError:
                 claims[path] = None  # it went away, or may not be looked into: nothing to take
+            except Exception as error:  # noqa: BLE001 - as in _look
+                self._bugs[path], claims[path] = error, None
         return claims[path]
 
     def _look_at(
@@ -246,6 +275,8 @@ class Ledger:
                 looked.again[path] = now.monotonic + self._pause_seconds  # a disk or a mount that fails for the moment
             return
         candidate = self._candidate(path, status, claims)
+        if path in self._bugs:
+            return
         if candidate is None:
             shard = path.endswith(".safetensors") and (touch or path in self._sights)
             if not shard or self._see_shard(path, touch, now) is None:
@@ -370,10 +401,10 @@ class Ledger:
             complete = candidate.format.is_complete(found)
         except (FileNotFoundError, NotADirectoryError):
             raise
-        except (SmdaemonError, OSError) as error:
+        except Exception as error:
             if isinstance(error, SmdaemonError) and error.code == "source-missing":
                 raise FileNotFoundError(path) from error
-            # It will never be sound, or may not be read: the export says so where people look for it.
+            # It will never be sound, may not be read, or meets a bug: the export says so where people look for it.
             return True
         candidate.incomplete = None if complete else identity
         return complete

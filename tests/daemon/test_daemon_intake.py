@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 
 from smdaemon.daemon import intake, watches
 from smdaemon.errors import fault
+from smdaemon.sources import formats
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,51 @@ async def test_a_file_that_cannot_be_read_holds_up_no_other(started, monkeypatch
             broken.clear()
             *_, late = await running.ended(3)
             assert late["state"] == "published"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [("bug.npz", b"", "_order_of"), ("bug.export.json", b'{"source": "ckpt-1.npz"}', "read_request")],
+)
+async def test_a_bug_at_a_drop_fails_its_job_and_no_other(started, monkeypatch, name, content, where):
+    """With its traceback in the log, once; the daemon goes on, and so does the next one."""
+    real = getattr(intake, where)
+
+    def broken(*arguments):
+        if any(isinstance(each, Path) and each.name == name for each in arguments):
+            raise ValueError("unforeseen \udcff")
+        return real(*arguments)
+
+    monkeypatch.setattr(intake, where, broken)
+    with capture_logs() as logs:
+        async with started() as running:
+            (running.runs / name).write_bytes(content)
+            (failed,) = await running.ended()
+            assert (failed["state"], failed["error"]["code"]) == ("failed", "internal-error")
+            assert failed["source"] == str(running.runs / name)
+        async with started() as running:
+            running.drop("ckpt-1.npz")
+            *_, job = await running.ended(2)
+            assert job["state"] == "published"
+    (entry,) = [entry for entry in logs if entry["event"] == "internal error"]
+    assert isinstance(entry["exc_info"], ValueError)
+
+
+async def test_a_bug_that_the_watch_meets_fails_the_job_of_its_drop(started, monkeypatch):
+    """The first is not looked at to its end, the second is published."""
+    real = formats.claiming
+
+    def claiming(path):
+        if path.name == "bug.npz":
+            raise ValueError("unforeseen")
+        return real(path)
+
+    monkeypatch.setattr(formats, "claiming", claiming)
+    async with started() as running:
+        running.drop("bug.npz")
+        running.drop("ckpt-1.npz")
+        jobs = await running.ended(2)
+        assert {job["source"]: job["state"] for job in jobs} == {
+            str(running.runs / "bug.npz"): "failed",
+            str(running.runs / "ckpt-1.npz"): "published",
+        }
