@@ -20,6 +20,7 @@ from smdaemon.jobs.rows import printable
 from smdaemon.log import get_logger
 from smdaemon.proto.mapping import dict_to_message, request_from_json, request_from_protobuf, request_from_toml
 from smdaemon.proto.v1 import ExportRequest
+from smdaemon.publish.local import MAX_VERSION
 from smdaemon.settings import Config, ModelSettings
 from smdaemon.sources.base import Identity
 from smdaemon.sources.checkpoint_state import checkpoint_prefix, is_checkpoint
@@ -120,6 +121,8 @@ class Intake:
 
         Raises DropError or ConfigError where it cannot be accepted.
         """
+        if handed.step is not None and abs(handed.step) > MAX_VERSION:
+            raise _too_great(handed.step)
         step = "" if handed.step is None else handed.step
         source = f"handoff:{handed.trainer.replace('/', '_')}/{step}"
         request = dict_to_message({**handed.options, "model": handed.model, "source": source}, ExportRequest)
@@ -192,7 +195,11 @@ async def _job_of(
     problem: SmdaemonError | None = None,
 ) -> tuple[NewJob, JobError | None]:
     """What the journal is to accept, with a problem that is known already. EnvironmentFault as `_order_of`."""
-    order, step = await trio.to_thread.run_sync(_order_of, model, request, source)
+    order, version = await trio.to_thread.run_sync(_order_of, model, request, source)
+    if request.HasField("version"):
+        version = request.version
+    if version is not None and version > MAX_VERSION:
+        problem, version = problem or _too_great(version), None
     new = NewJob(
         model=model.name,
         origin=origin,
@@ -202,9 +209,16 @@ async def _job_of(
         request=request.SerializeToString(deterministic=True),
         result_path=result,
         order=order,
-        version=request.version if request.HasField("version") else step,
+        version=version,
     )
     return new, None if problem is None else JobError.of(problem)
+
+
+def _too_great(step: int) -> DropError:
+    remedy = 'give it a smaller number, or choose version = "timestamp" or "sequence"'
+    return DropError(
+        "version-invalid", f"the step {step} is no version: the greatest possible is {MAX_VERSION}", remedy=remedy
+    )
 
 
 def read_request(path: Path, root: Path | None = None) -> ExportRequest:

@@ -6,11 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from daemon_kit import write_config
 from safetensors.numpy import save
 from structlog.testing import capture_logs
 
+from smdaemon.config import load_config
 from smdaemon.daemon import intake, watches
-from smdaemon.errors import fault
+from smdaemon.errors import DropError, fault
+from smdaemon.handoff.server import Handed
+from smdaemon.jobs.ledger import open_ledger
 from smdaemon.sources import formats
 
 
@@ -93,3 +97,16 @@ async def test_a_bug_that_the_watch_meets_fails_the_job_of_its_drop(started, mon
             str(running.runs / "bug.npz"): "failed",
             str(running.runs / "ckpt-1.npz"): "published",
         }
+
+
+@pytest.mark.parametrize("step", [2**63, -(10**400)], ids=["above", "below"])
+async def test_a_handoff_of_a_step_that_is_no_version_is_refused(tmp_path, step):
+    """The trainer hears the code; nothing is in the journal."""
+    (tmp_path / "runs").mkdir()
+    config = load_config(write_config(tmp_path))
+    handed = Handed(trainer="t", export="e", model="ranker", step=step, options={}, nbytes=0)
+    async with open_ledger(tmp_path / "journal.sqlite") as ledger:
+        with pytest.raises(DropError) as caught:
+            await intake.Intake(ledger, lambda: config).handoff(handed)
+        assert caught.value.code == "version-invalid"
+        assert await ledger.page() == []

@@ -5,7 +5,9 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 from structlog.testing import capture_logs
 
 from smdaemon.daemon import results
@@ -134,3 +136,49 @@ async def test_a_bug_in_writing_a_result_costs_that_result(started, monkeypatch)
                 await running.ended(count)
     assert [(entry["job"], entry["exc_info"]) for entry in logs if entry["event"] == "internal error"] == [(1, True)]
     assert [path.name for path in running.runs.glob("*.result.json")] == ["b.export.result.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata"),
+    [("model-20261127204200123456.safetensors", {}), ("model.safetensors", {"step": "9999999999999999999"})],
+)
+async def test_a_step_that_is_no_version_fails_its_job(started, name, metadata):
+    """A time to the microsecond, say: more than TensorFlow Serving reads. A request that names the version exports it."""
+    async with started() as running:
+        (running.runs / name).write_bytes(save({"w": np.ones(3)}, metadata))
+        (job,) = await running.ended()
+        assert (job["state"], job["error"]["code"]) == ("failed", "version-invalid")
+        (running.runs / "r.export.json").write_text(json.dumps({"source": name, "version": 5}))
+        *_, asked = await running.ended(2)
+        assert (asked["state"], asked["version"]) == ("published", 5)
+        await goes_on(running, 2)
+
+
+async def test_a_request_for_a_step_of_thousands_of_digits_is_answered(started):
+    """There is no such file; the number is not read at all."""
+    async with started() as running:
+        (running.runs / "r.export.json").write_text(json.dumps({"source": f"step-{'9' * 5000}.npz"}))
+        (job,) = await running.ended()
+        assert job["error"]["code"] == "source-missing"
+        await goes_on(running, 1)
+
+
+async def test_a_directory_of_a_greater_number_than_versions_have_is_none(started):
+    """TensorFlow Serving does not read it as a version: neither sequence nor labels go by it."""
+    lines = '\nversion = "sequence"\n[serving]\nconfig_file = "serving.config"\nlabels = { stable = "newest" }\n'
+    async with started(model=lines) as running:
+        (running.models / "9999999999999999999").mkdir(parents=True)
+        running.drop("a.npz")
+        (job,) = await running.ended()
+        assert (job["state"], job["version"]) == ("published", 1)
+    assert "value: 1" in (running.root / "serving.config").read_text()
+
+
+async def test_behind_the_greatest_version_none_is_published(started):
+    """The job says which directory is in the way; a step of its own is no question of it."""
+    async with started(model='version = "sequence"') as running:
+        (running.models / str(2**63 - 1)).mkdir(parents=True)
+        running.drop("a.npz")
+        (job,) = await running.ended()
+        assert (job["state"], job["error"]["code"]) == ("failed", "version-invalid")
+        assert str(2**63 - 1) in job["error"]["message"]
