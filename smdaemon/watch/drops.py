@@ -5,6 +5,7 @@ Everything here is synchronous and belongs to one worker thread at a time.
 
 import contextlib
 import json
+import math
 import os
 import re
 import stat
@@ -121,7 +122,8 @@ class Ledger:
     """What is known about the candidates below one root. Remembers existing files only.
 
     `trust_stamps`: the clock that stamps files is ours, so that an old stamp means a file long at rest. On a network
-    file system it is not; there only what we ourselves saw at rest counts.
+    file system it is not; there only what we ourselves saw at rest counts. Ours may be set forward, and every stamp is old
+    then: so it counts as it was when it was the furthest behind.
     """
 
     def __init__(
@@ -144,6 +146,9 @@ class Ledger:
         self._candidates: dict[str, _Candidate] = {}
         self._sights: dict[str, Sight] = {}
         self._owners: dict[str, str] = {}  # a shard → the index that names it
+        self._clock_ahead = (
+            math.inf
+        )  # seconds by which the clock that stamps was ahead of the timers', the least that was seen
         self._bugs: dict[str, Exception] = {}  # what the round under way met that nobody foresaw
 
     def changed(self) -> list[str]:
@@ -182,6 +187,7 @@ class Ledger:
             return self._look(touches, now)
 
     def _look(self, touches: Mapping[str, Touch], now: Moment) -> Looked:
+        self._clock_ahead = min(self._clock_ahead, now.wall - now.monotonic)
         looked = Looked()
         claims: dict[str, DropFormat | None] = {}
         targets: dict[str, Touch] = {}
@@ -376,8 +382,8 @@ class Ledger:
         if not self.trust_stamps:
             return now.monotonic
         # Whoever copies a file may set mtime back; ctime is the kernel's own.
-        age = now.wall - max(status.st_mtime, status.st_ctime)
-        return now.monotonic - max(age, 0.0)
+        stamped = max(status.st_mtime, status.st_ctime)
+        return min(stamped - self._clock_ahead, now.monotonic)
 
     def _judge(
         self, path: str, candidate: _Candidate, identity: Identity, sights: tuple[Sight, ...], now: Moment

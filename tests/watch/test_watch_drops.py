@@ -90,9 +90,20 @@ def test_an_old_mtime_that_was_set_proves_nothing(desk):
     """A copy that keeps times sets mtime back; ctime is the kernel's."""
     path = desk.put("a.box", box(3))
     os.utime(path, (1, 1))
-    now = path.stat().st_ctime
-    assert desk.look({"a.box": Touch.SEEN}, wall=now) == []
-    assert desk.look({"a.box": Touch.SEEN}, wall=now + QUIET) == ["a.box"]
+    wall = path.stat().st_ctime
+    assert desk.look({"a.box": Touch.SEEN}, now=0, wall=wall) == []
+    assert desk.look({"a.box": Touch.SEEN}, now=QUIET, wall=wall + QUIET) == ["a.box"]
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0], ids=["back", "forward"])
+def test_a_clock_that_is_set_makes_nothing_look_at_rest(desk, step):
+    """A directory that is written right now has old stamps then, or ones still to come: what counts is what was seen."""
+    path = desk.put("s/a.npy", box(1))
+    wall = path.stat().st_ctime
+    assert desk.look({"s": Touch.SEEN}, now=0, wall=wall) == []
+    assert desk.look({"s": Touch.SEEN}, now=1, wall=wall + step + 1) == []
+    assert desk.look({"s": Touch.SEEN}, now=QUIET - 0.1, wall=wall + step + QUIET - 0.1) == []
+    assert desk.look({"s": Touch.SEEN}, now=QUIET + 0.1, wall=wall + step + QUIET + 0.1) == ["s"]
 
 
 def test_a_file_that_grows_is_never_taken_early(desk):
