@@ -18,7 +18,7 @@ from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import result_path
 from smdaemon.jobs.rows import printable
 from smdaemon.log import get_logger
-from smdaemon.proto.mapping import dict_to_message, request_from_json, request_from_protobuf, request_from_toml
+from smdaemon.proto.mapping import REQUEST_PARSERS, dict_to_message, request_ending
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION
 from smdaemon.settings import Config, ModelSettings
@@ -29,11 +29,11 @@ from smdaemon.sources.formats import open_source
 from smdaemon.sources.segment import HANDOFF
 from smdaemon.sources.step import step_of
 from smdaemon.tensorbundle.files import index_path
+from smdaemon.tensorbundle.writer import SHARDS_LIMIT
 from smdaemon.watch.watcher import Drop
 
 _log = get_logger(__name__)
 MAX_REQUEST_BYTES = 1 << 20
-MAX_SHARDS = 99_999  # what the names of data files have room for
 
 
 class UnreadableError(Exception):
@@ -234,8 +234,7 @@ def read_request(path: Path, root: Path | None = None) -> ExportRequest:
         raise source_fault(error, path) from error
     if len(content) > MAX_REQUEST_BYTES:
         raise DropError("request-invalid", f"{path.name!r} is longer than {MAX_REQUEST_BYTES} bytes")
-    parse = {".toml": request_from_toml, ".binpb": request_from_protobuf}.get(path.suffix, request_from_json)
-    request = parse(content)
+    request = REQUEST_PARSERS[request_ending(path.name) or ".export.json"](content)
     check_request(request)
     return request
 
@@ -244,8 +243,8 @@ def check_request(request: ExportRequest) -> None:
     """What the types of a request cannot say; DropError `request-invalid`."""
     if not request.source:
         raise DropError("request-invalid", "the request names no source", remedy='add "source"')
-    if not 0 <= request.shards <= MAX_SHARDS:
-        raise DropError("request-invalid", f"shards: {request.shards} is not between 0 and {MAX_SHARDS}")
+    if not 0 <= request.shards <= SHARDS_LIMIT:
+        raise DropError("request-invalid", f"shards: {request.shards} is not between 0 and {SHARDS_LIMIT}")
     choices = {"missing": ("error", "keep"), "unused": ("ignore", "error"), "graph": ("auto", "none")}
     choices["debug_info"] = ("keep", "drop")
     for name, known in choices.items():

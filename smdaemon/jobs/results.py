@@ -11,18 +11,18 @@ from smdaemon.durable import write_atomically
 from smdaemon.jobs.job import Job
 from smdaemon.jobs.messages import error_message, set_time
 from smdaemon.jobs.rows import printable
-from smdaemon.proto.mapping import message_to_dict
+from smdaemon.proto.mapping import message_to_dict, request_ending
 from smdaemon.proto.v1 import ExportRequest, ExportResult
 
-_SUFFIXES = (".export.json", ".export.toml", ".export.binpb")
+RESULT_ENDING = ".export.result.json"
 
 
 def result_path(request: Path) -> Path:
     """Where the result of the request file `request` is written."""
-    for suffix in _SUFFIXES:
-        if request.name.endswith(suffix):
-            return request.with_name(request.name.removesuffix(suffix) + ".export.result.json")
-    raise ValueError(f"{request.name!r} is not the name of a request file")
+    ending = request_ending(request.name)
+    if ending is None:
+        raise ValueError(f"{request.name!r} is not the name of a request file")
+    return request.with_name(request.name.removesuffix(ending) + RESULT_ENDING)
 
 
 def write_result(job: Job, root: Path | None = None) -> None:

@@ -9,20 +9,21 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from smdaemon.confinement import confined, read_regular, unlinked
 from smdaemon.errors import SmdaemonError
 from smdaemon.paths import can_name_a_file
+from smdaemon.proto.mapping import request_ending
 from smdaemon.sources.base import Identity
 from smdaemon.sources.orbax_layout import TELLING
+from smdaemon.watch.base import Claiming, DirectoryFormat, Drop, DropFormat, RequestFile
 from smdaemon.watch.completeness import Moment, Sight, Touch, given_up_at, ready_at, renew
 from smdaemon.watch.scan import ignored
 
-REQUEST_ENDINGS = {".export.json": "json", ".export.toml": "toml", ".export.binpb": "binpb"}
 INDEX_ENDING = ".safetensors.index.json"
 # Of a TensorFlow checkpoint the index is the drop; its data and its graph may come before or after it.
 _CHECKPOINT_PART = re.compile(r"(.+)\.(?:meta|data-[0-9]{5}-of-[0-9]{5})", re.DOTALL)
@@ -34,66 +35,6 @@ _HEARD = (ARRAY_ENDING, *(f"/{name}" for name in TELLING))
 _INDEX_LIMIT_BYTES = 256 << 20
 # However short the quiet period, nothing is looked at again at once and again.
 _LEAST_PAUSE_SECONDS = 0.05
-
-
-class DropFormat(Protocol):
-    """What the watch needs of a `sources.base.Format`."""
-
-    @property
-    def name(self) -> str:
-        """What the format is called."""
-        ...
-
-    @property
-    def self_judging(self) -> bool:
-        """Whether the structure of a drop says that nothing more is to come."""
-        ...
-
-    def is_complete(self, path: Path) -> bool:
-        """As `Format.is_complete`."""
-        ...
-
-
-@runtime_checkable
-class DirectoryFormat(DropFormat, Protocol):
-    """What the watch needs of a `sources.base.DirectoryFormat`; it is what claims a directory."""
-
-    def parts(self, path: Path) -> list[str]:
-        """As `DirectoryFormat.parts`."""
-        ...
-
-    def seals(self, path: Path, file: Path) -> bool:
-        """As `DirectoryFormat.seals`."""
-        ...
-
-
-Claiming = Callable[[Path], DropFormat | None]
-
-
-@dataclass(frozen=True)
-class Drop:
-    """A finished training output, or a request for an export, at the moment it was found complete.
-
-    With a `bug` it is what a look at it met that nobody foresaw; then nothing is known of its format, nor whether it is complete.
-    """
-
-    path: Path
-    kind: Literal["output", "request"]
-    format: str
-    identity: Identity
-    bug: Exception | None = None
-
-
-@dataclass(frozen=True)
-class RequestFile:
-    """A request file as a format: it is closed or renamed into place when it is done, and never empty."""
-
-    name: str
-    self_judging: bool = True
-
-    def is_complete(self, path: Path) -> bool:
-        """Whether anything was written yet; what it says is for the one who answers it."""
-        return path.stat().st_size > 0
 
 
 @dataclass
@@ -314,9 +255,9 @@ class Ledger:
             return None
         kind: Literal["output", "request"] = "output"
         format_: DropFormat | None
-        request = next((kind for ending, kind in REQUEST_ENDINGS.items() if name.endswith(ending)), None)
-        if request is not None and not directory:
-            kind, format_ = "request", RequestFile(request)
+        ending = request_ending(name)
+        if ending is not None and not directory:
+            kind, format_ = "request", RequestFile(ending.rpartition(".")[2])
         else:
             format_ = self._claim(path, claims)
         if format_ is None:

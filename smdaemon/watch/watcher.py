@@ -18,8 +18,9 @@ import trio
 
 from smdaemon.errors import EnvironmentFault, SmdaemonError, fault
 from smdaemon.watch.agenda import Agenda
+from smdaemon.watch.base import Claiming, Drop
 from smdaemon.watch.completeness import Moment, Touch
-from smdaemon.watch.drops import Claiming, Drop, Ledger, Looked
+from smdaemon.watch.drops import Ledger, Looked
 from smdaemon.watch.filesystem import remote_kind
 from smdaemon.watch.inotify import Inotify, Kernel
 from smdaemon.watch.scan import Scan, Scanner
