@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from smdaemon.confinement import confined, open_regular, status_of, unlinked
-from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError
+from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError, shortage
 from smdaemon.export.plan import check_choices
 from smdaemon.handoff.server import Handed
 from smdaemon.jobs.job import Job, JobError, NewJob, Origin
@@ -66,7 +66,10 @@ class Intake:
             await self._take(model, drop)
         except (SmdaemonError, UnreadableError):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever one drop meets, the daemon goes on with the others
+        except Exception as error:  # whatever one drop meets, the daemon goes on with the others
+            short = shortage(error)
+            if short is not None:
+                raise UnreadableError(short) from error
             await self._fail(model, drop, error)
 
     async def _take(self, model: ModelSettings, drop: Drop) -> None:

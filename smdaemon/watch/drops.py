@@ -87,9 +87,8 @@ class Ledger:
         self._candidates: dict[str, _Candidate] = {}
         self._sights: dict[str, Sight] = {}
         self._owners: dict[str, str] = {}  # a shard → the index that names it
-        self._clock_ahead = (
-            math.inf
-        )  # seconds by which the clock that stamps was ahead of the timers', the least that was seen
+        # seconds by which the clock that stamps is ahead of that of the timers: the least that was seen
+        self._clock_ahead = math.inf
         self._bugs: dict[str, Exception] = {}  # what the round under way met that nobody foresaw
 
     def changed(self) -> list[str]:

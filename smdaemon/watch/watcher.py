@@ -86,8 +86,8 @@ class _Once:
 class Watcher:
     """Watches one directory and awaits `on_drop` for each complete drop, once for each path and identity.
 
-    After a start every complete drop is reported again, and so is one that `on_drop` refused with NotTakenError. `on_state` is called with each new `state`. `claiming` and
-    `kernel` stand in for the real formats and the real inotify in tests.
+    After a start every complete drop is reported again, and so is one that `on_drop` refused with NotTakenError. `on_state` is
+    called with each new `state`. `claiming` and `kernel` stand in for the real formats and the real inotify in tests.
     """
 
     def __init__(

@@ -79,6 +79,32 @@ async def test_a_bug_at_a_drop_fails_its_job_and_no_other(started, monkeypatch, 
     assert isinstance(entry["exc_info"], ValueError)
 
 
+async def test_want_of_memory_at_a_drop_is_no_bug(started, monkeypatch):
+    """Whether the watch or the intake meets it: the drop is tried again."""
+    claiming, order_of, short = formats.claiming, intake._order_of, ["claiming", "_order_of"]
+
+    def want(where):
+        if where in short:
+            short.remove(where)
+            raise MemoryError
+
+    def claiming_short(path):
+        want("claiming")
+        return claiming(path)
+
+    def order_of_short(*arguments):
+        want("_order_of")
+        return order_of(*arguments)
+
+    monkeypatch.setattr(formats, "claiming", claiming_short)
+    monkeypatch.setattr(intake, "_order_of", order_of_short)
+    monkeypatch.setattr(watches, "delay", lambda _tries, _rng: 0.01)
+    async with started() as running:
+        running.drop("ckpt-1.npz")
+        (job,) = await running.ended()
+        assert (job["state"], short) == ("published", [])
+
+
 async def test_a_bug_that_the_watch_meets_fails_the_job_of_its_drop(started, monkeypatch):
     """The first is not looked at to its end, the second is published."""
     real = formats.claiming

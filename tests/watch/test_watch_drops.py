@@ -72,6 +72,16 @@ def test_a_whole_file_that_nobody_closed_is_taken_after_a_quiet_period(desk):
     assert desk.look({"a.box": Touch.SEEN}, now=QUIET) == ["a.box"]
 
 
+def test_a_drop_that_could_not_be_taken_is_reported_again(desk):
+    """At the next look, though nothing of it has changed; then it is known like any other."""
+    path = str(desk.put("a.box", box(3)))
+    (drop,) = desk.ledger.look({path: Touch.CLOSED}, Moment(0, FRESH)).drops
+    assert desk.look({"a.box": Touch.SEEN}) == []
+    desk.ledger.take_back(drop)
+    assert desk.look({"a.box": Touch.SEEN}) == ["a.box"]
+    assert desk.look({"a.box": Touch.SEEN}) == []
+
+
 def test_a_file_long_at_rest_is_taken_at_once(desk):
     """Its stamps say that the quiet period is over."""
     desk.put("a.box", box(3))
