@@ -61,7 +61,8 @@ def rename_no_replace(source: Path, target: Path) -> bool:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file at `path` by `content`: the old one or the new one is there at any instant, power loss included."""
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # not the file's own name and more: that may be as long as a name can be
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -1,4 +1,4 @@
-"""Whether something is there, for who must not take "that cannot be told now" for a no.
+"""Whether something is there, for who must not take "that cannot be told now" for a no; and what can be the name of a file.
 
 `os.path.exists` and its kin, and from Python 3.14 on the methods of `Path`, say False where a disk or a mount gives no answer. What is
 built on that would leave out what is there.
@@ -27,6 +27,18 @@ def is_directory(path: str | Path) -> bool:
     """Whether the path leads to a directory. OSError where that cannot be told."""
     found = _status(path, follow=True)
     return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def can_name_a_file(name: str) -> bool:
+    """Whether an entry of a directory can have this name. What a file says the name of another is may be any text.
+
+    A lone surrogate stands for a byte where `os.fsdecode` makes it; any other is in no name.
+    """
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return encoded not in (b"", b".", b"..") and b"/" not in encoded and b"\0" not in encoded
 
 
 def _status(path: str | Path, *, follow: bool) -> os.stat_result | None:

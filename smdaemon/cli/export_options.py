@@ -12,7 +12,6 @@ from smdaemon.export.plan import ExportPlan, ModePlan, SignaturePlan, check_choi
 
 _Repeated = Annotated[list[str] | None, Parameter(negative="")]
 _Flag = Annotated[bool, Parameter(negative="")]
-_SHARDS_LIMIT = 99_999  # the file names have five digits
 
 
 @Parameter(name="*")
@@ -119,10 +118,17 @@ class GraphOptions:
     io_device: str = ""
 
 
+def _check_shards(count: int) -> None:
+    from smdaemon.tensorbundle.writer import SHARDS_LIMIT
+
+    if not 0 <= count <= SHARDS_LIMIT:
+        raise _usage(f"--shards takes 0 to {SHARDS_LIMIT}, not {count}")
+
+
 def plan_of(source: Path, tensors: TensorOptions, graph: GraphOptions, *, verify: bool, sync: bool) -> ExportPlan:
     """The plan that the command line describes; ConfigError `usage` where it cannot be understood."""
-    if not 0 <= tensors.shards <= _SHARDS_LIMIT:
-        raise _usage(f"--shards takes 0 to {_SHARDS_LIMIT}, not {tensors.shards}")
+    if tensors.shards:  # knowing the limit costs an import
+        _check_shards(tensors.shards)
     if "" in (graph.tags or ()):
         raise _usage("--tags takes names, and one is empty")
     if (graph.devices, graph.io_device) != ("keep", ""):  # understanding them costs an import

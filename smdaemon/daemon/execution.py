@@ -116,6 +116,11 @@ class Execution:
             raise DropError("no-step", f"neither the name {Path(job.source).name!r} nor the metadata holds a step")
         if version is None:
             newest = max(await trio.to_thread.run_sync(store.versions), default=0)
+            if newest == MAX_VERSION:
+                message = f"{str(store.root / str(newest))!r} is the greatest version that there can be"
+                raise DropError(
+                    "version-invalid", message, remedy="move it away: every further version is to be greater"
+                )
             floor = max(newest + 1, int(time.time()) if model.version == "timestamp" else 1)
             version = await self._ledger.next_sequence(model.name, floor)
         if not 0 <= version <= MAX_VERSION:

@@ -10,14 +10,17 @@ from pathlib import Path
 import trio
 
 from smdaemon.confinement import confined, open_regular, status_of, unlinked
-from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError
+from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError, shortage
 from smdaemon.export.plan import check_choices
 from smdaemon.handoff.server import Handed
 from smdaemon.jobs.job import Job, JobError, NewJob, Origin
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import result_path
-from smdaemon.proto.mapping import dict_to_message, request_from_json, request_from_protobuf, request_from_toml
+from smdaemon.jobs.rows import printable
+from smdaemon.log import get_logger
+from smdaemon.proto.mapping import REQUEST_PARSERS, dict_to_message, request_ending
 from smdaemon.proto.v1 import ExportRequest
+from smdaemon.publish.local import MAX_VERSION
 from smdaemon.settings import Config, ModelSettings
 from smdaemon.sources.base import Identity
 from smdaemon.sources.checkpoint_state import checkpoint_prefix, is_checkpoint
@@ -26,10 +29,19 @@ from smdaemon.sources.formats import open_source
 from smdaemon.sources.segment import HANDOFF
 from smdaemon.sources.step import step_of
 from smdaemon.tensorbundle.files import index_path
+from smdaemon.tensorbundle.writer import SHARDS_LIMIT
 from smdaemon.watch.watcher import Drop
 
+_log = get_logger(__name__)
 MAX_REQUEST_BYTES = 1 << 20
-MAX_SHARDS = 99_999  # what the names of data files have room for
+
+
+class UnreadableError(Exception):
+    """A file of one drop cannot be read for the moment: `fault` says why. Others can be taken meanwhile."""
+
+    def __init__(self, fault: EnvironmentFault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
 
 
 class Intake:
@@ -40,20 +52,60 @@ class Intake:
         self._config = config
 
     async def drop(self, model_name: str, drop: Drop) -> None:
-        """Take what the watch of a model found; a drop that was accepted before is passed over."""
+        """Take what the watch of a model found; a drop that was accepted before is passed over.
+
+        Raises EnvironmentFault where the journal refuses, UnreadableError where only this drop cannot be taken for the moment.
+        An unforeseen exception fails the drop's job: else it would end the daemon, and be met again at each start.
+        """
         model = self._config().model_named(model_name)
         if model is None:
             return  # a reload removed the model while its watch was reporting
+        if drop.kind == "output" and model.on_drop == "ignore":
+            return
+        try:
+            await self._take(model, drop)
+        except (SmdaemonError, UnreadableError):
+            raise
+        except Exception as error:  # whatever one drop meets, the daemon goes on with the others
+            short = shortage(error)
+            if short is not None:
+                raise UnreadableError(short) from error
+            await self._fail(model, drop, error)
+
+    async def _take(self, model: ModelSettings, drop: Drop) -> None:
+        if drop.bug is not None:
+            raise drop.bug
+        try:
+            new, problem = await self._understood(model, drop)
+        except EnvironmentFault as error:
+            raise UnreadableError(error) from error
+        await self._ledger.accept(new, problem)
+
+    async def _fail(self, model: ModelSettings, drop: Drop, error: Exception) -> None:
+        """Accept a drop as failed by a bug; once, however often it is met."""
+        new = NewJob(
+            model=model.name,
+            origin="request" if drop.kind == "request" else "drop",
+            source=str(drop.path),
+            identity=str(drop.identity),
+            order=drop.identity.mtime_ns / 1e9,
+            result_path=str(result_path(drop.path)) if drop.kind == "request" else "",
+        )
+        job = await self._ledger.accept(new, JobError.of_bug(error))
+        if job is not None:
+            _log.error("internal error", job=job.id, model=model.name, path=str(drop.path), exc_info=error)
+
+    async def _understood(self, model: ModelSettings, drop: Drop) -> tuple[NewJob, JobError | None]:
+        """The job that a drop becomes; EnvironmentFault where a file cannot be read for the moment."""
         if drop.kind == "request":
-            await self._request_file(model, drop)
-        elif model.on_drop == "export":
-            source, problem = drop.path, None
-            try:
-                source = await trio.to_thread.run_sync(_within, drop.path, model)
-            except DropError as error:
-                problem = error
-            request = ExportRequest(format=drop.format)
-            await self._accept(model, request, source, origin="drop", identity=str(drop.identity), problem=problem)
+            return await self._request_file(model, drop)
+        source, problem = drop.path, None
+        try:
+            source = await trio.to_thread.run_sync(_within, drop.path, model)
+        except DropError as error:
+            problem = error
+        request = ExportRequest(format=drop.format)
+        return await _job_of(model, request, source, origin="drop", identity=str(drop.identity), problem=problem)
 
     async def request(self, request: ExportRequest) -> Job:
         """Take a request from the socket. Raises DropError or ConfigError where it cannot be accepted."""
@@ -62,7 +114,7 @@ class Intake:
         request = await trio.to_thread.run_sync(resolved, request, Path(model.watch), model)
         source = Path(request.source)
         identity = await trio.to_thread.run_sync(_look, source, model)
-        accepted = await self._accept(model, request, source, origin="api", identity=identity)
+        accepted = await self._ledger.accept(*await _job_of(model, request, source, origin="api", identity=identity))
         if accepted is None:
             raise ConfigError("request-duplicate", f"{request.source!r} was asked for with these options before")
         return accepted
@@ -72,6 +124,8 @@ class Intake:
 
         Raises DropError or ConfigError where it cannot be accepted.
         """
+        if handed.step is not None and abs(handed.step) > MAX_VERSION:
+            raise _too_great(handed.step)
         step = "" if handed.step is None else handed.step
         source = f"handoff:{handed.trainer.replace('/', '_')}/{step}"
         request = dict_to_message({**handed.options, "model": handed.model, "source": source}, ExportRequest)
@@ -97,8 +151,8 @@ class Intake:
             raise DropError("request-duplicate", f"the export {handed.export!r} was accepted before and is forgotten")
         return job
 
-    async def _request_file(self, watching: ModelSettings, drop: Drop) -> None:
-        """Take a request file; one that cannot be understood becomes a failed job, with a result file that says why."""
+    async def _request_file(self, watching: ModelSettings, drop: Drop) -> tuple[NewJob, JobError | None]:
+        """The job of a request file; one that cannot be understood becomes a failed job, with a result file that says why."""
         model, request, source = watching, ExportRequest(), drop.path
         problem: SmdaemonError | None = None
         try:
@@ -113,7 +167,7 @@ class Intake:
                 if source == drop.path:
                     raise  # the request cannot be read now: who watches asks again
                 problem = None  # its source cannot: the export will wait for it
-        await self._accept(
+        return await _job_of(
             model,
             request,
             source,
@@ -123,31 +177,6 @@ class Intake:
             problem=problem,
         )
 
-    async def _accept(
-        self,
-        model: ModelSettings,
-        request: ExportRequest,
-        source: Path,
-        *,
-        origin: Origin,
-        identity: str,
-        result: str = "",
-        problem: SmdaemonError | None = None,
-    ) -> Job | None:
-        order, step = await trio.to_thread.run_sync(_order_of, model, request, source)
-        new = NewJob(
-            model=model.name,
-            origin=origin,
-            source=str(source),
-            identity=identity,
-            format=request.format or model.format,
-            request=request.SerializeToString(deterministic=True),
-            result_path=result,
-            order=order,
-            version=request.version if request.HasField("version") else step,
-        )
-        return await self._ledger.accept(new, None if problem is None else JobError.of(problem))
-
     def _model_of(self, request: ExportRequest, watching: ModelSettings | None) -> ModelSettings:
         """The model that a request is for: the one it names, else the one whose directory it lies in."""
         if not request.model and watching is not None:
@@ -156,6 +185,43 @@ class Intake:
         if model is None:
             raise ConfigError("request-model-unknown", f"no model is called {request.model!r}")
         return model
+
+
+async def _job_of(
+    model: ModelSettings,
+    request: ExportRequest,
+    source: Path,
+    *,
+    origin: Origin,
+    identity: str,
+    result: str = "",
+    problem: SmdaemonError | None = None,
+) -> tuple[NewJob, JobError | None]:
+    """What the journal is to accept, with a problem that is known already. EnvironmentFault as `_order_of`."""
+    order, version = await trio.to_thread.run_sync(_order_of, model, request, source)
+    if request.HasField("version"):
+        version = request.version
+    if version is not None and version > MAX_VERSION:
+        problem, version = problem or _too_great(version), None
+    new = NewJob(
+        model=model.name,
+        origin=origin,
+        source=str(source),
+        identity=identity,
+        format=request.format or model.format,
+        request=request.SerializeToString(deterministic=True),
+        result_path=result,
+        order=order,
+        version=version,
+    )
+    return new, None if problem is None else JobError.of(problem)
+
+
+def _too_great(step: int) -> DropError:
+    remedy = 'give it a smaller number, or choose version = "timestamp" or "sequence"'
+    return DropError(
+        "version-invalid", f"the step {step} is no version: the greatest possible is {MAX_VERSION}", remedy=remedy
+    )
 
 
 def read_request(path: Path, root: Path | None = None) -> ExportRequest:
@@ -171,8 +237,7 @@ def read_request(path: Path, root: Path | None = None) -> ExportRequest:
         raise source_fault(error, path) from error
     if len(content) > MAX_REQUEST_BYTES:
         raise DropError("request-invalid", f"{path.name!r} is longer than {MAX_REQUEST_BYTES} bytes")
-    parse = {".toml": request_from_toml, ".binpb": request_from_protobuf}.get(path.suffix, request_from_json)
-    request = parse(content)
+    request = REQUEST_PARSERS[request_ending(path.name) or ".export.json"](content)
     check_request(request)
     return request
 
@@ -181,8 +246,8 @@ def check_request(request: ExportRequest) -> None:
     """What the types of a request cannot say; DropError `request-invalid`."""
     if not request.source:
         raise DropError("request-invalid", "the request names no source", remedy='add "source"')
-    if not 0 <= request.shards <= MAX_SHARDS:
-        raise DropError("request-invalid", f"shards: {request.shards} is not between 0 and {MAX_SHARDS}")
+    if not 0 <= request.shards <= SHARDS_LIMIT:
+        raise DropError("request-invalid", f"shards: {request.shards} is not between 0 and {SHARDS_LIMIT}")
     choices = {"missing": ("error", "keep"), "unused": ("ignore", "error"), "graph": ("auto", "none")}
     choices["debug_info"] = ("keep", "drop")
     for name, known in choices.items():
@@ -202,12 +267,17 @@ def resolved(request: ExportRequest, folder: Path, model: ModelSettings) -> Expo
     """`request` with every path absolute, taken from `folder`; each must lie beneath the directory that the model watches.
 
     A link is followed now, once; with `follow_links` it is left as it is, and may lead elsewhere.
+    Raises DropError `request-invalid`, `request-source-outside`.
     """
     made = ExportRequest()
     made.CopyFrom(request)
 
     def beneath(path: str) -> str:
-        return str(_asked_for(folder / path, model))
+        found = str(_asked_for(folder / path, model))
+        if printable(found) != found:
+            message = f"the path {found!r} is not UTF-8, and a request holds text"
+            raise DropError("request-invalid", message, remedy="rename what it leads through")
+        return found
 
     made.source = beneath(request.source)
     for name in ("template", "function", "warmup", "debug_info_map", "meta_graph"):

@@ -1,7 +1,8 @@
 """Writes the result files of requests as their jobs end, and after a restart those that a crash kept from being written."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
@@ -12,6 +13,7 @@ from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import write_result
 from smdaemon.jobs.states import TERMINAL
 from smdaemon.log import get_logger
+from smdaemon.paths import is_directory, is_file
 from smdaemon.settings import Config
 
 _log = get_logger(__name__)
@@ -36,7 +38,7 @@ class ResultWriter:
         """Write result files until closed."""
         for job in await self._ledger.page(limit=_LOOK_BACK):
             if job.result_path and job.state in TERMINAL:
-                await trio.to_thread.run_sync(_write_if_missing, job, self._root_of(job))
+                await trio.to_thread.run_sync(_write_missing, job, self._root_of(job))
         async for job in self._to_write:
             await trio.to_thread.run_sync(_write, job, self._root_of(job))
         self.finished.set()
@@ -54,19 +56,29 @@ class ResultWriter:
             self._ended.send_nowait(move.job)
 
 
-def _write_if_missing(job: Job, root: Path | None) -> None:
+def _write_missing(job: Job, root: Path | None) -> None:
     result = Path(job.result_path)
-    if not result.exists() and result.parent.is_dir():
-        _write(job, root)
+    with _telling(job):
+        if not is_file(result) and is_directory(result.parent):
+            write_result(job, root)
 
 
 def _write(job: Job, root: Path | None) -> None:
-    try:
+    with _telling(job):
         write_result(job, root)
+
+
+@contextmanager
+def _telling(job: Job) -> Iterator[None]:
+    """What keeps one result from being written is told, and the next one is written."""
+    try:
+        yield
     except OSError as error:
         _say(job, fault(error, "writing the result file"))
     except DropError as error:
         _say(job, error)
+    except Exception:  # noqa: BLE001 - a bug here would be met again at the next start: it costs one result
+        _log.exception("internal error", job=job.id, path=job.result_path)
 
 
 def _say(job: Job, refused: SmdaemonError) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import trio
 
-from smdaemon.daemon.intake import Intake
+from smdaemon.daemon.intake import Intake, UnreadableError
 from smdaemon.errors import EnvironmentFault
 from smdaemon.jobs.retry import delay
 from smdaemon.log import get_logger
 from smdaemon.settings import ModelSettings
-from smdaemon.watch.watcher import Drop, Watcher, WatchSpec, WatchState
+from smdaemon.watch.watcher import Drop, NotTakenError, Watcher, WatchSpec, WatchState
 
 _log = get_logger(__name__)
 
@@ -93,24 +93,40 @@ class Watches:
 
 
 class _Reporter:
-    """Hands a model's drops to the intake; a journal that cannot write for the moment makes it wait, not lose the drop."""
+    """Hands a model's drops to the intake; none is lost.
+
+    A journal that cannot write for the moment makes them wait. A drop that cannot be read for the moment waits alone.
+    """
 
     def __init__(self, intake: Intake, model: str) -> None:
         self._intake = intake
         self._model = model
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        # how often each drop that cannot be read was tried
+        self._tries: dict[Path, int] = {}
 
     async def __call__(self, drop: Drop) -> None:
         tries = 0
         while True:
             try:
-                return await self._intake.drop(self._model, drop)
+                await self._intake.drop(self._model, drop)
+            except UnreadableError as refused:
+                tries = self._tries[drop.path] = self._tries.get(drop.path, 0) + 1
+                _say(drop, refused.fault)
+                raise NotTakenError(delay(tries, self._rng)) from refused
             except EnvironmentFault as refused:
                 if not refused.retryable:
                     raise
                 tries += 1
-                _log.error("drop not accepted yet", path=str(drop.path), code=refused.code, reason=refused.message)
+                _say(drop, refused)
                 await trio.sleep(delay(tries, self._rng))
+            else:
+                self._tries.pop(drop.path, None)
+                return
+
+
+def _say(drop: Drop, refused: EnvironmentFault) -> None:
+    _log.error("drop not accepted yet", path=str(drop.path), code=refused.code, reason=refused.message)
 
 
 def _spec_of(model: ModelSettings) -> WatchSpec:

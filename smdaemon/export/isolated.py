@@ -6,6 +6,7 @@ JSON lines; the child waits for a line after it has said what it will write, so 
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import msgspec
 
@@ -73,13 +75,17 @@ _REPORTS: dict[str, Callable[[Report, Any], None]] = {
 
 
 def encode_plan(plan: ExportPlan) -> bytes:
-    """`plan` as one line of JSON."""
-    return msgspec.json.encode(plan, enc_hook=str)
+    """`plan` as one line of JSON. A path may be no UTF-8: its bytes stand in it as in a URL."""
+    return msgspec.json.encode(plan, enc_hook=lambda path: quote_from_bytes(os.fsencode(path)))
 
 
 def decode_plan(line: bytes) -> ExportPlan:
     """The plan in a line that `encode_plan` made."""
-    return msgspec.json.decode(line, type=ExportPlan, dec_hook=lambda kind, value: kind(value))
+    return msgspec.json.decode(line, type=ExportPlan, dec_hook=_path)
+
+
+def _path(_kind: type, text: str) -> Path:
+    return Path(os.fsdecode(unquote_to_bytes(text)))
 
 
 def _error(kind: str, code: str, message: str, remedy: str, retryable: bool) -> Exception:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypedDict
 
-from smdaemon.errors import SmdaemonError
+from smdaemon.errors import CODES, SmdaemonError
 from smdaemon.jobs.states import State
 
 Origin = Literal["drop", "request", "api", "handoff"]
@@ -25,6 +25,11 @@ class JobError:
     def of(cls, error: SmdaemonError) -> "JobError":
         """What the journal keeps of an error that smdaemon foresaw."""
         return cls(error.code, error.message, error.remedy, error.retryable)
+
+    @classmethod
+    def of_bug(cls, error: Exception) -> "JobError":
+        """What the journal keeps of an exception that nobody foresaw; its traceback is for the log."""
+        return cls("internal-error", f"{type(error).__name__}: {error}", CODES["internal-error"].remedy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

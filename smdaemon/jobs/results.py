@@ -1,4 +1,7 @@
-"""The result file of a request: `NAME.export.result.json` beside `NAME.export.json`, written whole or not at all."""
+"""The result file of a request: `NAME.export.result.json` beside `NAME.export.json`, written whole or not at all.
+
+JSON is UTF-8, names of files are bytes: what of a path is no UTF-8 stands in it as an escape.
+"""
 
 import json
 from pathlib import Path
@@ -7,18 +10,19 @@ from smdaemon.confinement import folder_of
 from smdaemon.durable import write_atomically
 from smdaemon.jobs.job import Job
 from smdaemon.jobs.messages import error_message, set_time
-from smdaemon.proto.mapping import message_to_dict
+from smdaemon.jobs.rows import printable
+from smdaemon.proto.mapping import message_to_dict, request_ending
 from smdaemon.proto.v1 import ExportRequest, ExportResult
 
-_SUFFIXES = (".export.json", ".export.toml", ".export.binpb")
+RESULT_ENDING = ".export.result.json"
 
 
 def result_path(request: Path) -> Path:
     """Where the result of the request file `request` is written."""
-    for suffix in _SUFFIXES:
-        if request.name.endswith(suffix):
-            return request.with_name(request.name.removesuffix(suffix) + ".export.result.json")
-    raise ValueError(f"{request.name!r} is not the name of a request file")
+    ending = request_ending(request.name)
+    if ending is None:
+        raise ValueError(f"{request.name!r} is not the name of a request file")
+    return request.with_name(request.name.removesuffix(ending) + RESULT_ENDING)
 
 
 def write_result(job: Job, root: Path | None = None) -> None:
@@ -29,9 +33,9 @@ def write_result(job: Job, root: Path | None = None) -> None:
     result = ExportResult(
         job=job.id,
         model=job.model,
-        source=job.source,
+        source=printable(job.source),
         state=job.state,
-        export_dir=job.export_dir,
+        export_dir=printable(job.export_dir),
         tensors=job.tensors,
         bytes=job.bytes_total,
         seconds=round(max(0.0, job.updated_at - job.created_at), 6),
@@ -42,7 +46,7 @@ def write_result(job: Job, root: Path | None = None) -> None:
     if job.error is not None:
         result.error.CopyFrom(error_message(job.error))
     for mode in ExportRequest.FromString(job.request).modes if job.export_dir else ():
-        result.mode_dirs[mode] = job.export_dir
+        result.mode_dirs[mode] = result.export_dir
     content = json.dumps(message_to_dict(result), indent=2) + "\n"
     path = Path(job.result_path)
     with folder_of(path, root) as folder:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import trio
 
-from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError, shortage
+from smdaemon.errors import ConfigError, EnvironmentFault, SmdaemonError, shortage
 from smdaemon.jobs.attempt import Attempt, JobCancelled, Published
 from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved
 from smdaemon.jobs.ledger import Ledger
@@ -345,8 +345,7 @@ class Scheduler:
         if isinstance(foreseen, SmdaemonError):
             return _failed(attempt, Event.FAIL, JobError.of(foreseen))
         _log.error("internal error", job=attempt.job.id, model=attempt.job.model, exc_info=error)
-        message = f"{type(foreseen).__name__}: {foreseen}"
-        return _failed(attempt, Event.FAIL, JobError("internal-error", message, CODES["internal-error"].remedy))
+        return _failed(attempt, Event.FAIL, JobError.of_bug(foreseen))
 
     async def _record(self, attempt: Attempt, outcome: _Outcome) -> None:
         """Move the job by its outcome."""

@@ -222,6 +222,19 @@ def request_from_protobuf(data: bytes) -> v1.ExportRequest:
     return message_from_protobuf(data, v1.ExportRequest)
 
 
+REQUEST_PARSERS = {
+    ".export.json": request_from_json,
+    ".export.toml": request_from_toml,
+    ".export.binpb": request_from_protobuf,
+}
+"""How the names of request files end, and what reads their content."""
+
+
+def request_ending(name: str) -> str | None:
+    """By which of REQUEST_PARSERS a file of this name is a request; None where it is none."""
+    return next((ending for ending in REQUEST_PARSERS if name.endswith(ending)), None)
+
+
 def message_from_protobuf(data: bytes, kind: type[M]) -> M:
     """A message of class `kind` in protobuf's wire format; DropError request-invalid, also for an unknown field."""
     from google.protobuf.unknown_fields import UnknownFieldSet

@@ -19,6 +19,7 @@ from smdaemon.durable import lasting_directory, rename_no_replace, sync_director
 from smdaemon.errors import DropError, fault
 
 MAX_VERSION = 2**63 - 1
+"""The greatest that TensorFlow Serving reads; names of greater numbers are no versions to it."""
 
 
 class LocalStore:
@@ -127,14 +128,20 @@ class LocalStore:
             raise fault(refused, "deleting") from refused
 
     def versions(self) -> list[int]:
-        """The numbers that exist, ascending; a name counts as TensorFlow Serving would count it."""
+        """The numbers that exist, ascending."""
         try:
             names = [entry.name for entry in self.root.iterdir()]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise fault(error, "publish directory") from error
-        return sorted(int(name) for name in names if re.fullmatch(r"[0-9]{1,19}", name))
+        return sorted(number for name in names if (number := version_named(name)) is not None)
+
+
+def version_named(name: str) -> int | None:
+    """The version that a directory of this name is, as TensorFlow Serving counts; None where it is none."""
+    number = int(name) if re.fullmatch(r"[0-9]{1,19}", name) else None
+    return None if number is None or number > MAX_VERSION else number
 
 
 def identity_of(path: Path) -> str | None:

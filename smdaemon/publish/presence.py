@@ -7,7 +7,7 @@ from enum import StrEnum, unique
 from pathlib import Path
 
 from smdaemon.errors import fault
-from smdaemon.publish.local import LocalStore, identity_of
+from smdaemon.publish.local import LocalStore, identity_of, version_named
 from smdaemon.publish.retention import Version
 
 # Between the time of a model's file and that of its job's end, on two clocks perhaps: a file server's and ours.
@@ -111,5 +111,4 @@ def _number(root: Path, path: str) -> int | None:
     real, top = Path(os.path.realpath(path)), Path(os.path.realpath(root))
     if not real.is_relative_to(top) or real == top:
         return None
-    name = real.relative_to(top).parts[0]
-    return int(name) if name.isascii() and name.isdecimal() and len(name) <= 19 else None
+    return version_named(real.relative_to(top).parts[0])

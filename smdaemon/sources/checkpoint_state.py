@@ -43,7 +43,8 @@ def checkpoint_prefix(path: Path, *, anywhere: bool = False) -> Path:
         return Path(os.fspath(_index_of(path)).removesuffix(INDEX_SUFFIX))
     named = _latest(path / STATE_FILENAME)
     latest = path / named
-    if anywhere or latest.resolve().is_relative_to(path.resolve()):
+    # not Path.resolve, which raises what is no OSError where links lead round in a circle
+    if anywhere or Path(os.path.realpath(latest)).is_relative_to(os.path.realpath(path)):
         return latest
     beside = path / Path(named).name
     if not exists(f"{latest}{INDEX_SUFFIX}") and exists(f"{beside}{INDEX_SUFFIX}"):

@@ -46,12 +46,17 @@ def format_named(name: str) -> Format:
     raise DropError("source-unknown-format", f"there is no format {name!r}; known are {names}")
 
 
+def unfinished(name: str) -> bool:
+    """Whether nothing of this name is a drop, or part of one, yet: hidden, `.tmp`, `.part`, or what Orbax is saving."""
+    return name.startswith(".") or name.endswith(_UNFINISHED) or is_temporary(name)
+
+
 def claiming(path: Path) -> Format | None:
     """The format whose drop this entry of a watched directory is; None for what is nobody's.
 
-    Looks at names only. Hidden names and names of what is not finished (`.tmp`, `.part`, what Orbax saves) are nobody's.
+    Looks at names only. What is `unfinished` is nobody's.
     """
-    if path.name.startswith(".") or path.name.endswith(_UNFINISHED) or is_temporary(path.name):
+    if unfinished(path.name):
         return None
     return next((known for known in FORMATS if known.claims(path)), None)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from smdaemon.errors import DropError
-from smdaemon.paths import exists, is_file
+from smdaemon.paths import can_name_a_file, exists, is_file
 from smdaemon.sources.files import SourceFile
 from smdaemon.sources.safetensors import parse_object
 
@@ -121,7 +121,7 @@ def items_arrived(path: Path) -> bool:
         return not exists(path / STEP_METADATA)  # where it is there, a part of it is still to come
     listed = fields.get("item_handlers")
     names = listed if isinstance(listed, dict) else {}
-    return all(exists(path / name) for name in names if "/" not in name and "\0" not in name)
+    return all(exists(path / name) for name in names if can_name_a_file(name))
 
 
 def manifest_arrived(item: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from smdaemon.errors import DropError
+from smdaemon.paths import can_name_a_file
 from smdaemon.sources.files import SourceFile
 from smdaemon.sources.opened import FileSource, check_any
 from smdaemon.sources.safetensors import (
@@ -98,7 +99,7 @@ def _parse(text: bytes, path: Path) -> _Index:
         raise DropError("source-corrupt", f"the weight_map of {str(path)!r} is not a map of file names")
     shards = sorted(set(weight_map.values()))
     for shard in shards:
-        if shard in {"", ".", ".."} or "/" in shard or "\0" in shard:
+        if not can_name_a_file(shard):
             raise DropError(
                 "name-invalid",
                 f"{str(path)!r} names the shard {shard!r}, which is not a file beside it",

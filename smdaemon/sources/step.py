@@ -23,6 +23,8 @@ _CHECKPOINT = re.compile(r"(?<![a-z])(?:ckpt|checkpoint)s?[-_=.]*([0-9]+)", re.I
 # "fp16", "v2" and "resnet50" end in digits too, but those belong to a word
 _TRAILING = re.compile(r"(?:^|[-_=.])([0-9]+)$")
 
+# No name of a file is longer. What a request names need be no file, and Python refuses to read thousands of digits.
+_DIGITS_LIMIT = 255
 _METADATA_KEYS = ("step", "global_step")
 
 
@@ -63,4 +65,4 @@ def _bare(name: str) -> str:
 
 def _last(pattern: re.Pattern[str], text: str) -> int | None:
     numbers = pattern.findall(text)
-    return int(numbers[-1]) if numbers else None
+    return int(numbers[-1]) if numbers and len(numbers[-1]) <= _DIGITS_LIMIT else None

@@ -5,22 +5,25 @@ Everything here is synchronous and belongs to one worker thread at a time.
 
 import contextlib
 import json
+import math
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 from smdaemon.confinement import confined, read_regular, unlinked
 from smdaemon.errors import SmdaemonError
+from smdaemon.paths import can_name_a_file
+from smdaemon.proto.mapping import request_ending
 from smdaemon.sources.base import Identity
 from smdaemon.sources.orbax_layout import TELLING
+from smdaemon.watch.base import Claiming, DirectoryFormat, Drop, DropFormat, RequestFile
 from smdaemon.watch.completeness import Moment, Sight, Touch, given_up_at, ready_at, renew
 from smdaemon.watch.scan import ignored
 
-REQUEST_ENDINGS = {".export.json": "json", ".export.toml": "toml", ".export.binpb": "binpb"}
 INDEX_ENDING = ".safetensors.index.json"
 # Of a TensorFlow checkpoint the index is the drop; its data and its graph may come before or after it.
 _CHECKPOINT_PART = re.compile(r"(.+)\.(?:meta|data-[0-9]{5}-of-[0-9]{5})", re.DOTALL)
@@ -32,62 +35,6 @@ _HEARD = (ARRAY_ENDING, *(f"/{name}" for name in TELLING))
 _INDEX_LIMIT_BYTES = 256 << 20
 # However short the quiet period, nothing is looked at again at once and again.
 _LEAST_PAUSE_SECONDS = 0.05
-
-
-class DropFormat(Protocol):
-    """What the watch needs of a `sources.base.Format`."""
-
-    @property
-    def name(self) -> str:
-        """What the format is called."""
-        ...
-
-    @property
-    def self_judging(self) -> bool:
-        """Whether the structure of a drop says that nothing more is to come."""
-        ...
-
-    def is_complete(self, path: Path) -> bool:
-        """As `Format.is_complete`."""
-        ...
-
-
-@runtime_checkable
-class DirectoryFormat(DropFormat, Protocol):
-    """What the watch needs of a `sources.base.DirectoryFormat`; it is what claims a directory."""
-
-    def parts(self, path: Path) -> list[str]:
-        """As `DirectoryFormat.parts`."""
-        ...
-
-    def seals(self, path: Path, file: Path) -> bool:
-        """As `DirectoryFormat.seals`."""
-        ...
-
-
-Claiming = Callable[[Path], DropFormat | None]
-
-
-@dataclass(frozen=True)
-class Drop:
-    """A finished training output, or a request for an export, at the moment it was found complete."""
-
-    path: Path
-    kind: Literal["output", "request"]
-    format: str
-    identity: Identity
-
-
-@dataclass(frozen=True)
-class RequestFile:
-    """A request file as a format: it is closed or renamed into place when it is done, and never empty."""
-
-    name: str
-    self_judging: bool = True
-
-    def is_complete(self, path: Path) -> bool:
-        """Whether anything was written yet; what it says is for the one who answers it."""
-        return path.stat().st_size > 0
 
 
 @dataclass
@@ -116,7 +63,8 @@ class Ledger:
     """What is known about the candidates below one root. Remembers existing files only.
 
     `trust_stamps`: the clock that stamps files is ours, so that an old stamp means a file long at rest. On a network
-    file system it is not; there only what we ourselves saw at rest counts.
+    file system it is not; there only what we ourselves saw at rest counts. Ours may be set forward, and every stamp is old
+    then: so it counts as it was when it was the furthest behind.
     """
 
     def __init__(
@@ -139,6 +87,9 @@ class Ledger:
         self._candidates: dict[str, _Candidate] = {}
         self._sights: dict[str, Sight] = {}
         self._owners: dict[str, str] = {}  # a shard → the index that names it
+        # seconds by which the clock that stamps is ahead of that of the timers: the least that was seen
+        self._clock_ahead = math.inf
+        self._bugs: dict[str, Exception] = {}  # what the round under way met that nobody foresaw
 
     def changed(self) -> list[str]:
         """The known paths that are not, as far as one stat each tells, what they were when they were reported."""
@@ -156,6 +107,12 @@ class Ledger:
         except OSError:
             return False
 
+    def take_back(self, drop: Drop) -> None:
+        """A drop that was reported could not be taken: the next look reports it again."""
+        candidate = self._candidates.get(str(drop.path))
+        if candidate is not None:
+            candidate.reported = None
+
     def below(self, directories: Iterable[str]) -> list[str]:
         """The known paths below directories that went away."""
         prefixes = tuple(f"{directory}/" for directory in directories)
@@ -164,12 +121,13 @@ class Ledger:
     def look(self, touches: Mapping[str, Touch], now: Moment) -> Looked:
         """Look at paths that were touched; for a shard, or a file of a drop that is a directory, at that drop.
 
-        No OSError comes out of it: what cannot be looked at is not there.
+        No OSError comes out of it: what cannot be looked at is not there. Nor does a bug in a format: it is reported with its drop.
         """
         with confined(None if self._follow_links else Path(self._root)):
             return self._look(touches, now)
 
     def _look(self, touches: Mapping[str, Touch], now: Moment) -> Looked:
+        self._clock_ahead = min(self._clock_ahead, now.wall - now.monotonic)
         looked = Looked()
         claims: dict[str, DropFormat | None] = {}
         targets: dict[str, Touch] = {}
@@ -187,7 +145,13 @@ class Ledger:
                 sealed = touch >= Touch.CLOSED and self._seals(whole, path, claims)
                 targets[whole] = max(Touch.CLOSED if sealed else Touch.SEEN, targets.get(whole, Touch.SEEN))
         for path, touch in targets.items():
-            self._look_at(path, touch, now, claims, looked)
+            try:
+                self._look_at(path, touch, now, claims, looked)
+            except Exception as error:  # noqa: BLE001 - whatever one drop meets, the others are looked at
+                self._bugs[path] = error
+        for path, bug in self._bugs.items():
+            self._report_bug(path, bug, now, looked)
+        self._bugs.clear()
         looked.drops.sort(key=lambda drop: drop.identity.mtime_ns)
         return looked
 
@@ -214,6 +178,22 @@ class Ledger:
             return isinstance(format_, DirectoryFormat) and format_.seals(Path(whole), Path(path))
         except (SmdaemonError, OSError):
             return False  # it went away, or may not be read
+        except Exception as error:  # noqa: BLE001 - as in _look
+            self._bugs[whole] = error
+            return False
+
+    def _report_bug(self, path: str, bug: Exception, now: Moment, looked: Looked) -> None:
+        """Once nothing of it changes any more: until then it may be any of its writer's half-done states that is met."""
+        try:
+            sight = self._see_file(path, Touch.SEEN, now)
+        except OSError:
+            return  # it went away
+        ready = ready_at((sight,), self_judging=True, quiet_seconds=self._quiet_seconds)
+        if now.monotonic < ready:
+            looked.again[path] = ready
+        else:
+            known = self._candidates.get(path)
+            looked.drops.append(Drop(Path(path), known.kind if known else "output", "", sight.identity, bug))
 
     def _claim(self, path: str, claims: dict[str, DropFormat | None]) -> DropFormat | None:
         if path not in claims:
@@ -221,6 +201,8 @@ class Ledger:
                 claims[path] = self._claiming(Path(path))
             except OSError:
                 claims[path] = None  # it went away, or may not be looked into: nothing to take
+            except Exception as error:  # noqa: BLE001 - as in _look
+                self._bugs[path], claims[path] = error, None
         return claims[path]
 
     def _look_at(
@@ -239,6 +221,8 @@ class Ledger:
                 looked.again[path] = now.monotonic + self._pause_seconds  # a disk or a mount that fails for the moment
             return
         candidate = self._candidate(path, status, claims)
+        if path in self._bugs:
+            return
         if candidate is None:
             shard = path.endswith(".safetensors") and (touch or path in self._sights)
             if not shard or self._see_shard(path, touch, now) is None:
@@ -270,9 +254,9 @@ class Ledger:
             return None
         kind: Literal["output", "request"] = "output"
         format_: DropFormat | None
-        request = next((kind for ending, kind in REQUEST_ENDINGS.items() if name.endswith(ending)), None)
-        if request is not None and not directory:
-            kind, format_ = "request", RequestFile(request)
+        ending = request_ending(name)
+        if ending is not None and not directory:
+            kind, format_ = "request", RequestFile(ending.rpartition(".")[2])
         else:
             format_ = self._claim(path, claims)
         if format_ is None:
@@ -338,8 +322,8 @@ class Ledger:
         if not self.trust_stamps:
             return now.monotonic
         # Whoever copies a file may set mtime back; ctime is the kernel's own.
-        age = now.wall - max(status.st_mtime, status.st_ctime)
-        return now.monotonic - max(age, 0.0)
+        stamped = max(status.st_mtime, status.st_ctime)
+        return min(stamped - self._clock_ahead, now.monotonic)
 
     def _judge(
         self, path: str, candidate: _Candidate, identity: Identity, sights: tuple[Sight, ...], now: Moment
@@ -363,10 +347,10 @@ class Ledger:
             complete = candidate.format.is_complete(found)
         except (FileNotFoundError, NotADirectoryError):
             raise
-        except (SmdaemonError, OSError) as error:
+        except Exception as error:
             if isinstance(error, SmdaemonError) and error.code == "source-missing":
                 raise FileNotFoundError(path) from error
-            # It will never be sound, or may not be read: the export says so where people look for it.
+            # It will never be sound, may not be read, or meets a bug: the export says so where people look for it.
             return True
         candidate.incomplete = None if complete else identity
         return complete
@@ -408,4 +392,4 @@ def _shards(index: str) -> list[str]:
     except (SmdaemonError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
     directory = os.path.dirname(index)  # noqa: PTH120 - as above
-    return sorted(f"{directory}/{name}" for name in names if isinstance(name, str) and name and "/" not in name)
+    return sorted(f"{directory}/{name}" for name in names if isinstance(name, str) and can_name_a_file(name))

@@ -6,21 +6,21 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from smdaemon.sources.orbax_layout import TREE_METADATA, is_temporary
+from smdaemon.jobs.results import RESULT_ENDING
+from smdaemon.sources.formats import unfinished
+from smdaemon.sources.orbax_layout import TREE_METADATA
 
 # A directory may change again within the tick of the clock that stamps it, after it was listed. So its stamp counts
 # as settled only when the listing came this long after the stamp was first seen (our clock: servers' clocks lie).
 _STAMP_TICK_SECONDS = 2.0
 
-_IGNORED_ENDINGS = (".tmp", ".part", ".export.result.json")
-
 
 def ignored(name: str) -> bool:
-    """Whether a name is never a drop nor part of one: hidden, temporary, or our own answer to a request.
+    """Whether a name is never a drop nor part of one: of what is unfinished, or of our own answer to a request.
 
     What Orbax saves under a temporary name may be a thousand files: nothing in it is looked at or watched until it is renamed.
     """
-    return name.startswith(".") or name.endswith(_IGNORED_ENDINGS) or is_temporary(name)
+    return unfinished(name) or name.endswith(RESULT_ENDING)
 
 
 @dataclass

@@ -18,8 +18,9 @@ import trio
 
 from smdaemon.errors import EnvironmentFault, SmdaemonError, fault
 from smdaemon.watch.agenda import Agenda
+from smdaemon.watch.base import Claiming, Drop
 from smdaemon.watch.completeness import Moment, Touch
-from smdaemon.watch.drops import Claiming, Drop, Ledger, Looked
+from smdaemon.watch.drops import Ledger, Looked
 from smdaemon.watch.filesystem import remote_kind
 from smdaemon.watch.inotify import Inotify, Kernel
 from smdaemon.watch.scan import Scan, Scanner
@@ -27,7 +28,7 @@ from smdaemon.watch.tree import News, Tree, WatchLimitError
 
 T = TypeVar("T")
 
-__all__ = ["Drop", "WatchSpec", "WatchState", "Watcher"]
+__all__ = ["Drop", "NotTakenError", "WatchSpec", "WatchState", "Watcher"]
 
 # So many paths are looked at in one go: an event that comes while a great backlog is worked through waits no longer.
 _BATCH = 256
@@ -61,6 +62,14 @@ class WatchState:
     last_rescan: float | None = None
 
 
+class NotTakenError(Exception):
+    """Raised by `on_drop` where this one drop cannot be taken for the moment. It is reported again; others go on meanwhile."""
+
+    def __init__(self, again_seconds: float) -> None:
+        super().__init__(f"not taken; to be reported again in {again_seconds:g} s")
+        self.again_seconds = again_seconds
+
+
 class _Once:
     """Calls a function the first time only."""
 
@@ -77,8 +86,8 @@ class _Once:
 class Watcher:
     """Watches one directory and awaits `on_drop` for each complete drop, once for each path and identity.
 
-    After a start every complete drop is reported again. `on_state` is called with each new `state`. `claiming` and
-    `kernel` stand in for the real formats and the real inotify in tests.
+    After a start every complete drop is reported again, and so is one that `on_drop` refused with NotTakenError. `on_state` is
+    called with each new `state`. `claiming` and `kernel` stand in for the real formats and the real inotify in tests.
     """
 
     def __init__(
@@ -290,7 +299,11 @@ class Watcher:
             for path, when in looked.again.items():
                 self._agenda.put(path, when)
             for drop in looked.drops:
-                await self._on_drop(drop)
+                try:
+                    await self._on_drop(drop)
+                except NotTakenError as refused:
+                    self._ledger.take_back(drop)
+                    self._agenda.put(str(drop.path), trio.current_time() + refused.again_seconds)
 
     async def _until_noted(self) -> None:
         with trio.move_on_at(self._agenda.next()):

@@ -231,6 +231,16 @@ def test_an_export_in_a_child_process_is_the_same(tmp_path, template):
     assert not has_large_graph(plan)
 
 
+def test_a_path_that_is_not_utf_8_crosses_the_pipe(tmp_path, template):
+    """A file's name is bytes: of the source, of what is copied beside it, and of the directory that is written to."""
+    source = values(tmp_path / os.fsdecode(b"\xe9 %2f.npz"))
+    plan = ExportPlan(source, template=template, assets_extra={"a": source}, root=tmp_path, trusted=(template,))
+    assert decode_plan(encode_plan(plan)) == plan
+    target = tmp_path / os.fsdecode(b"\xe9")
+    export_isolated(plan, target, Silent())
+    assert (target / "assets.extra" / "a").read_bytes() == source.read_bytes()
+
+
 def test_an_error_in_the_child_process_is_the_same_error(tmp_path, template):
     """Code, message and remedy cross the pipe."""
     plan = ExportPlan(values(tmp_path / "v.npz"), template=template, exclude=("bias",))

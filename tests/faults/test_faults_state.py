@@ -165,7 +165,7 @@ async def test_a_result_that_could_not_be_written_is_written_at_the_next_start(d
     FORMATS["npz"](runs / "ckpt-1")
     (runs / "mine.export.json").write_text('{"source": "ckpt-1.npz"}')
     for kind in ("create", "write", "fsync", "rename"):
-        disk.ask("arm", kind=kind, nth=1, effect=errno.ENOSPC, lasting=True, under="runs/.mine")
+        disk.ask("arm", kind=kind, nth=1, effect=errno.ENOSPC, lasting=True, under="runs/.writing-")
         async with working(config) as work:
             await work.published(1)
         assert not (runs / "mine.export.result.json").exists(), kind

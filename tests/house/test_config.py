@@ -5,6 +5,7 @@ import pytest
 from smdaemon.config import differences, load_config, parse_config
 from smdaemon.errors import ConfigError
 from smdaemon.settings import Config, parse_size
+from smdaemon.tensorbundle.writer import SHARDS_LIMIT
 
 GOOD = """\
 [daemon]
@@ -201,6 +202,12 @@ def test_differences_say_what_a_reload_changed():
     changed = parse_config((GOOD + 'on_backlog = "latest"\n').encode(), FILE)
     assert differences(old, changed) == ["model 'ranker': on_backlog 'all' -> 'latest'"]
     assert differences(old, old) == []
+
+
+def test_as_many_shards_as_their_names_have_room_for():
+    """The limit of the settings is that of the bundle's writer, which lies above them."""
+    assert parse_config(f"{GOOD}shards = {SHARDS_LIMIT}".encode(), FILE).model[0].shards == SHARDS_LIMIT
+    assert "shards" in str(refused(f"{GOOD}shards = {SHARDS_LIMIT + 1}"))
 
 
 def test_a_config_is_frozen():

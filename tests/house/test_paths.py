@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smdaemon.paths import exists, is_directory, is_file
+from smdaemon.paths import can_name_a_file, exists, is_directory, is_file
 
 
 def test_what_is_there_is_told_by_its_kind(tmp_path):
@@ -40,3 +40,15 @@ def test_no_answer_is_an_error(tmp_path, monkeypatch, number):
         with pytest.raises(OSError, match="file") as caught:
             ask(tmp_path / "file")
         assert caught.value.errno == number
+
+
+@pytest.mark.parametrize("name", ["a", "\udcff", "..a"])
+def test_text_that_can_name_a_file(name):
+    """Bytes that are no UTF-8 can, too."""
+    assert can_name_a_file(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0", "\ud800"])
+def test_text_that_can_name_no_file(name):
+    """What leads elsewhere, NUL, half a character."""
+    assert not can_name_a_file(name)

@@ -124,10 +124,10 @@ def test_a_publish_directory_that_cannot_be_written_is_a_fault(store, monkeypatc
 
 
 def test_versions_are_the_names_that_serving_would_take(store):
-    """Whole numbers only; leading zeros are allowed, signs and others are not."""
-    for name in ("1", "00000123", "-4", "v5", "6.5", ".7", "12345678901234567890"):
+    """Whole numbers of 63 bits only; leading zeros are allowed, signs and others are not."""
+    for name in ("1", "00000123", "-4", "v5", "6.5", ".7", "12345678901234567890", str(2**63), str(2**63 - 1)):
         (store.root / name).mkdir()
-    assert store.versions() == [1, 123]
+    assert store.versions() == [1, 123, 2**63 - 1]
 
 
 def test_versions_of_a_missing_directory_are_none(tmp_path):

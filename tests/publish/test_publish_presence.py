@@ -113,6 +113,8 @@ def test_what_a_link_or_a_reader_leads_to_is_held(store, tmp_path):
         make(store.root / str(number))
     (store.root / "stable").symlink_to("1")
     (store.root / "7").symlink_to(store.root / "2")
+    make(store.root / "9999999999999999999")
+    (store.root / "beyond").symlink_to("9999999999999999999")
     (store.root / "dangling").symlink_to("nothing")
     (store.root / "out").symlink_to(tmp_path)
     (tmp_path / "template").symlink_to(store.root / "3" / "variables")

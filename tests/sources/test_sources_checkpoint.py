@@ -126,6 +126,14 @@ def test_a_link_does_not_lead_out_of_the_directory_either(tmp_path):
     assert code_of(open_source, tmp_path / "run") == "checkpoint-state-invalid"
 
 
+@pytest.mark.parametrize(("named", "code"), [("loop", "source-missing"), ("loop/ckpt-1", "source-not-regular")])
+def test_links_that_lead_round_in_a_circle_lead_to_no_checkpoint(tmp_path, named, code):
+    """Neither where the state file names one, nor where the way to the checkpoint leads through one."""
+    (tmp_path / "loop").symlink_to("loop")
+    state(tmp_path, named)
+    assert code_of(open_source, tmp_path) == code
+
+
 def test_a_directory_may_be_moved(tmp_path):
     """A state file with the checkpoint's old absolute path means the one that moved with it."""
     written(tmp_path / "run" / "ckpt-4")

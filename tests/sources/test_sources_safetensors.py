@@ -246,6 +246,8 @@ def test_sharded_is_complete_with_its_last_shard(sharded):
         ({"weight_map": {"a": ".."}}, "name-invalid"),
         ({"weight_map": {"a": ""}}, "name-invalid"),
         ({"weight_map": {"a": "m\0.safetensors"}}, "name-invalid"),
+        ({"weight_map": {"a": "m\ud800.safetensors"}}, "name-invalid"),
+        ({"weight_map": {"a": f"{'m' * 256}.safetensors"}}, "source-missing"),
         ({"weight_map": {"a": "m-00001-of-00002.safetensors"}, "metadata": []}, "source-corrupt"),
         ({"weight_map": {"a": "m-00001-of-00002.safetensors", "c": "m-00001-of-00002.safetensors"}}, "source-corrupt"),
         ({"weight_map": {"a": "m-00002-of-00002.safetensors"}}, "source-corrupt"),

@@ -43,6 +43,8 @@ from smdaemon.sources.step import step_of
         ("/w/model.npz", None),
         ("/w/ckpt_best.npz", None),
         ("/w/step-٣.npz", None),
+        ("/w/model-20261127204200123456.npz", 20261127204200123456),
+        (f"/w/step-{'9' * 5000}.npz", None),
     ],
 )
 def test_step_of_a_name(path, step):

@@ -72,6 +72,16 @@ def test_a_whole_file_that_nobody_closed_is_taken_after_a_quiet_period(desk):
     assert desk.look({"a.box": Touch.SEEN}, now=QUIET) == ["a.box"]
 
 
+def test_a_drop_that_could_not_be_taken_is_reported_again(desk):
+    """At the next look, though nothing of it has changed; then it is known like any other."""
+    path = str(desk.put("a.box", box(3)))
+    (drop,) = desk.ledger.look({path: Touch.CLOSED}, Moment(0, FRESH)).drops
+    assert desk.look({"a.box": Touch.SEEN}) == []
+    desk.ledger.take_back(drop)
+    assert desk.look({"a.box": Touch.SEEN}) == ["a.box"]
+    assert desk.look({"a.box": Touch.SEEN}) == []
+
+
 def test_a_file_long_at_rest_is_taken_at_once(desk):
     """Its stamps say that the quiet period is over."""
     desk.put("a.box", box(3))
@@ -90,9 +100,20 @@ def test_an_old_mtime_that_was_set_proves_nothing(desk):
     """A copy that keeps times sets mtime back; ctime is the kernel's."""
     path = desk.put("a.box", box(3))
     os.utime(path, (1, 1))
-    now = path.stat().st_ctime
-    assert desk.look({"a.box": Touch.SEEN}, wall=now) == []
-    assert desk.look({"a.box": Touch.SEEN}, wall=now + QUIET) == ["a.box"]
+    wall = path.stat().st_ctime
+    assert desk.look({"a.box": Touch.SEEN}, now=0, wall=wall) == []
+    assert desk.look({"a.box": Touch.SEEN}, now=QUIET, wall=wall + QUIET) == ["a.box"]
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0], ids=["back", "forward"])
+def test_a_clock_that_is_set_makes_nothing_look_at_rest(desk, step):
+    """A directory that is written right now has old stamps then, or ones still to come: what counts is what was seen."""
+    path = desk.put("s/a.npy", box(1))
+    wall = path.stat().st_ctime
+    assert desk.look({"s": Touch.SEEN}, now=0, wall=wall) == []
+    assert desk.look({"s": Touch.SEEN}, now=1, wall=wall + step + 1) == []
+    assert desk.look({"s": Touch.SEEN}, now=QUIET - 0.1, wall=wall + step + QUIET - 0.1) == []
+    assert desk.look({"s": Touch.SEEN}, now=QUIET + 0.1, wall=wall + step + QUIET + 0.1) == ["s"]
 
 
 def test_a_file_that_grows_is_never_taken_early(desk):

@@ -1,0 +1,138 @@
+"""What comes of a drop that cannot be taken: it costs itself, and no other drop."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from daemon_kit import write_config
+from safetensors.numpy import save
+from structlog.testing import capture_logs
+
+from smdaemon.config import load_config
+from smdaemon.daemon import intake, watches
+from smdaemon.errors import DropError, fault
+from smdaemon.handoff.server import Handed
+from smdaemon.jobs.ledger import open_ledger
+from smdaemon.sources import formats
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [
+        ("a.export.json", b'{"source": "ckpt-1.npz"}', "read_request"),
+        ("model.safetensors", save({"w": np.ones(3)}, {"step": "9"}), "open_source"),
+    ],
+)
+async def test_a_file_that_cannot_be_read_holds_up_no_other(started, monkeypatch, name, content, where):
+    """A request, and a drop whose step only a look into it tells: tried again by itself, while others are taken."""
+    broken = {name}
+    real = getattr(intake, where)
+
+    def refusing(path, *arguments):
+        if path.name in broken:
+            raise fault(OSError(errno.EIO, os.strerror(errno.EIO), str(path)), "reading")
+        return real(path, *arguments)
+
+    monkeypatch.setattr(intake, where, refusing)
+    monkeypatch.setattr(watches, "delay", lambda _tries, _rng: 0.01)
+    with capture_logs() as logs:
+        async with started() as running:
+            (running.runs / name).write_bytes(content)
+            running.drop("ckpt-1.npz")
+            running.drop("ckpt-2.npz")
+            jobs = await running.ended(2)
+            assert {(job["version"], job["state"]) for job in jobs} == {(1, "published"), (2, "published")}
+            refused = [entry for entry in logs if entry["event"] == "drop not accepted yet"]
+            assert {(entry["path"], entry["code"]) for entry in refused} == {(str(running.runs / name), "io-error")}
+            broken.clear()
+            *_, late = await running.ended(3)
+            assert late["state"] == "published"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where"),
+    [("bug.npz", b"", "_order_of"), ("bug.export.json", b'{"source": "ckpt-1.npz"}', "read_request")],
+)
+async def test_a_bug_at_a_drop_fails_its_job_and_no_other(started, monkeypatch, name, content, where):
+    """With its traceback in the log, once; the daemon goes on, and so does the next one."""
+    real = getattr(intake, where)
+
+    def broken(*arguments):
+        if any(isinstance(each, Path) and each.name == name for each in arguments):
+            raise ValueError("unforeseen \udcff")
+        return real(*arguments)
+
+    monkeypatch.setattr(intake, where, broken)
+    with capture_logs() as logs:
+        async with started() as running:
+            (running.runs / name).write_bytes(content)
+            (failed,) = await running.ended()
+            assert (failed["state"], failed["error"]["code"]) == ("failed", "internal-error")
+            assert failed["source"] == str(running.runs / name)
+        async with started() as running:
+            running.drop("ckpt-1.npz")
+            *_, job = await running.ended(2)
+            assert job["state"] == "published"
+    (entry,) = [entry for entry in logs if entry["event"] == "internal error"]
+    assert isinstance(entry["exc_info"], ValueError)
+
+
+async def test_want_of_memory_at_a_drop_is_no_bug(started, monkeypatch):
+    """Whether the watch or the intake meets it: the drop is tried again."""
+    claiming, order_of, short = formats.claiming, intake._order_of, ["claiming", "_order_of"]
+
+    def want(where):
+        if where in short:
+            short.remove(where)
+            raise MemoryError
+
+    def claiming_short(path):
+        want("claiming")
+        return claiming(path)
+
+    def order_of_short(*arguments):
+        want("_order_of")
+        return order_of(*arguments)
+
+    monkeypatch.setattr(formats, "claiming", claiming_short)
+    monkeypatch.setattr(intake, "_order_of", order_of_short)
+    monkeypatch.setattr(watches, "delay", lambda _tries, _rng: 0.01)
+    async with started() as running:
+        running.drop("ckpt-1.npz")
+        (job,) = await running.ended()
+        assert (job["state"], short) == ("published", [])
+
+
+async def test_a_bug_that_the_watch_meets_fails_the_job_of_its_drop(started, monkeypatch):
+    """The first is not looked at to its end, the second is published."""
+    real = formats.claiming
+
+    def claiming(path):
+        if path.name == "bug.npz":
+            raise ValueError("unforeseen")
+        return real(path)
+
+    monkeypatch.setattr(formats, "claiming", claiming)
+    async with started() as running:
+        running.drop("bug.npz")
+        running.drop("ckpt-1.npz")
+        jobs = await running.ended(2)
+        assert {job["source"]: job["state"] for job in jobs} == {
+            str(running.runs / "bug.npz"): "failed",
+            str(running.runs / "ckpt-1.npz"): "published",
+        }
+
+
+@pytest.mark.parametrize("step", [2**63, -(10**400)], ids=["above", "below"])
+async def test_a_handoff_of_a_step_that_is_no_version_is_refused(tmp_path, step):
+    """The trainer hears the code; nothing is in the journal."""
+    (tmp_path / "runs").mkdir()
+    config = load_config(write_config(tmp_path))
+    handed = Handed(trainer="t", export="e", model="ranker", step=step, options={}, nbytes=0)
+    async with open_ledger(tmp_path / "journal.sqlite") as ledger:
+        with pytest.raises(DropError) as caught:
+            await intake.Intake(ledger, lambda: config).handoff(handed)
+        assert caught.value.code == "version-invalid"
+        assert await ledger.page() == []
