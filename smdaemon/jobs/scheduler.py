@@ -2,11 +2,13 @@
 
 One loop starts attempts, each in a task of its own; it looks again whenever a job moves, and at least once a minute. The
 ledger's picture is all that it looks at. A job that is attempted is in `_running` from the moment it is chosen, and one that
-is being cancelled in `_held`: between choosing and moving there are awaits, and both sets keep the other side away.
+is being cancelled or superseded in `_held`: between choosing and moving there are awaits, and both keep the other side away.
 """
 
+import contextlib
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -77,7 +79,8 @@ class Scheduler:
         self._policy = policy
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._running: dict[int, Attempt] = {}
-        self._held: set[int] = set()
+        # how many are about to move the job: a person's cancel may come while it is being superseded
+        self._held: Counter[int] = Counter()
         # model -> the turn in which it last started a job; who has waited longest is next
         self._turns: dict[str, int] = {}
         self._turn = 0
@@ -182,14 +185,11 @@ class Scheduler:
             job = await self._known(job_id)
             if job.state is State.CANCELLED:
                 return job
-        self._held.add(job_id)
         try:
-            return await self._ledger.move(job_id, Event.CANCEL, reason="cancelled on request")
+            with self._holding([job_id]):
+                return await self._ledger.move(job_id, Event.CANCEL, reason="cancelled on request")
         except ImpossibleMoveError as error:
             raise ConfigError("job-not-cancellable", f"job {job_id} is {error.state} already") from error
-        finally:
-            self._held.discard(job_id)
-            self.wake()
 
     async def retry(self, job_id: int) -> Job:
         """Queue a failed or cancelled job again; raises `ConfigError` (job-unknown, job-not-retryable)."""
@@ -237,7 +237,9 @@ class Scheduler:
         now = self._ledger.clock()
         for job in self._free(self._ledger.waiting):
             if _seconds_left(job, now) <= 0:
-                await self._ledger.move(job.id, Event.DUE, reason=job.reason)
+                # while an earlier one of them moved, this one may have been cancelled, superseded, or offered again
+                with contextlib.suppress(ImpossibleMoveError):
+                    await self._ledger.move(job.id, Event.DUE, reason=job.reason)
 
     def _nap(self) -> float:
         now = self._ledger.clock()
@@ -246,6 +248,16 @@ class Scheduler:
 
     def _free(self, jobs: Mapping[int, Job]) -> list[Job]:
         return [job for job in jobs.values() if job.id not in self._running and job.id not in self._held]
+
+    @contextlib.contextmanager
+    def _holding(self, job_ids: Collection[int]) -> Iterator[None]:
+        """Nothing is begun with these jobs until the end of the block, which moves them."""
+        self._held += Counter(job_ids)
+        try:
+            yield
+        finally:
+            self._held -= Counter(job_ids)  # which drops those that nobody holds any more
+            self.wake()
 
     def _choose(self) -> Job | None:
         free = {name: self._free(jobs) for name, jobs in self._ledger.queued.items()}
@@ -298,7 +310,9 @@ class Scheduler:
         free = self._free({**queue, **waiting})
         older = [job.id for job in free if job.origin in COALESCED and _age(job) < _age(newest)]
         if older:
-            await self._ledger.move_all(older, Event.SUPERSEDE, reason=f"job {newest.id} is newer")
+            # no await since the choice: a cancel that comes now comes after this in the ledger's order
+            with self._holding(older):
+                await self._ledger.move_all(older, Event.SUPERSEDE, reason=f"job {newest.id} is newer")
 
     def _end(self, attempt: Attempt) -> None:
         del self._running[attempt.job.id]
