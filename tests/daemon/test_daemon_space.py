@@ -17,9 +17,9 @@ from smdaemon.publish import space
 class Disk:
     """A file system whose room the test decides."""
 
-    def __init__(self, monkeypatch, free: int) -> None:
+    def __init__(self, monkeypatch, free: int, size: int = 1 << 40) -> None:
         self.free = free
-        monkeypatch.setattr(space, "room_of", lambda _path: space.Room(self.free, 1 << 40))
+        monkeypatch.setattr(space, "room_of", lambda _path: space.Room(self.free, size))
 
 
 def test_room_is_that_of_the_nearest_directory_that_is_there(tmp_path):
@@ -39,13 +39,22 @@ def test_an_export_that_would_fill_the_disk_does_not_begin(monkeypatch):
 
 def test_a_file_system_that_tells_no_size_is_believed_in_nothing(monkeypatch):
     """Some network mounts report zero."""
-    Disk(monkeypatch, 0)
+    Disk(monkeypatch, 0, size=0)
     space.check_room(Path("/m"), 1 << 40, 1 << 40)
 
 
-async def test_a_low_disk_pauses_the_queue_visibly_and_room_sets_it_going(started, monkeypatch):
+def test_a_disk_that_is_full_to_the_last_byte_has_no_room(monkeypatch):
+    """No bytes left of a size that is known are a shortage, not a file system that tells nothing."""
+    Disk(monkeypatch, 0)
+    with pytest.raises(EnvironmentFault, match="0 bytes left; 900 ") as fault:
+        space.check_room(Path("/m"), 900, 100)
+    assert (fault.value.code, fault.value.retryable) == ("disk-low", True)
+
+
+@pytest.mark.parametrize("free", [10, 0])
+async def test_a_low_disk_pauses_the_queue_visibly_and_room_sets_it_going(started, monkeypatch, free):
     """The drop is accepted and waits; status says degraded, disk-low and the remedy; then it is published by itself."""
-    disk = Disk(monkeypatch, 10)
+    disk = Disk(monkeypatch, free)
     async with started(daemon='min_free = "1MiB"') as running:
         running.drop("ckpt-1.npz")
         while not (status := await running.ask(running.client.get, "/v1/status"))["jobs"].get("queued"):
