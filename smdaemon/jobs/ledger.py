@@ -18,7 +18,6 @@ from smdaemon.jobs.bus import Bus
 from smdaemon.jobs.job import Changes, Job, JobError, Moved, NewJob, Transition
 from smdaemon.jobs.journal import Journal
 from smdaemon.jobs.states import TERMINAL, Event, State
-from smdaemon.jobs.versions import Publication
 from smdaemon.log import get_logger
 from smdaemon.publish.retention import Version
 
@@ -76,14 +75,11 @@ class Ledger:
         event: Event,
         *,
         reason: str = "",
-        publication: Publication | None = None,
         **changes: Unpack[Changes],
     ) -> Job:
         """Move a job; returns it as it is after the move."""
         moves = await self._write(
-            lambda: [
-                self._journal.move(job_id, event, self.clock(), reason=reason, publication=publication, **changes)
-            ],
+            lambda: [self._journal.move(job_id, event, self.clock(), reason=reason, **changes)],
         )
         return moves[0].job
 

@@ -17,11 +17,10 @@ import trio
 
 from smdaemon.errors import CODES, ConfigError, EnvironmentFault, SmdaemonError, shortage
 from smdaemon.jobs.attempt import Attempt, JobCancelled, Published
-from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved
+from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved, Publication
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS, delay
 from smdaemon.jobs.states import Event, ImpossibleMoveError, State
-from smdaemon.jobs.versions import Publication
 from smdaemon.log import bound, get_logger
 
 _log = get_logger(__name__)
@@ -53,7 +52,6 @@ class _Outcome:
     event: Event
     reason: str
     changes: Changes
-    publication: Publication | None = None
 
 
 class Scheduler:
@@ -61,7 +59,8 @@ class Scheduler:
 
     Of one model the oldest drop goes first, and at most `max_parallel` jobs at a time, so that its versions appear in order.
     The model of the highest priority goes first, and those of one priority take turns; every `FAIR_TURN`-th turn is that of the
-    model which has waited longest, whatever its priority. A rollback goes before all of them. `policy` is asked anew at each look; call `wake` when its answers have changed.
+    model which has waited longest, whatever its priority. A rollback goes before all of them, and so does a job that may be published
+    already, because its commit began and nobody knows how it ended. `policy` is asked anew at each look; call `wake` when its answers have changed.
     """
 
     def __init__(
@@ -262,9 +261,9 @@ class Scheduler:
     def _choose(self) -> Job | None:
         free = {name: self._free(jobs) for name, jobs in self._ledger.queued.items()}
         ready = {name: jobs for name, jobs in free.items() if jobs and self._has_room(name)}
-        rollbacks = [job for jobs in ready.values() for job in jobs if job.restores is not None]
-        if rollbacks:
-            return min(rollbacks, key=lambda job: job.id)
+        first = [job for jobs in ready.values() for job in jobs if job.restores is not None or _may_be_published(job)]
+        if first:
+            return min(first, key=lambda job: job.id)
         oldest = {name: min(jobs, key=_age) for name, jobs in ready.items() if not self._policy(name).paused}
         if not oldest:
             return None
@@ -308,7 +307,11 @@ class Scheduler:
         queue = self._ledger.queued.get(newest.model, {})
         waiting = {job.id: job for job in self._ledger.waiting.values() if job.model == newest.model}
         free = self._free({**queue, **waiting})
-        older = [job.id for job in free if job.origin in COALESCED and _age(job) < _age(newest)]
+        older = [
+            job.id
+            for job in free
+            if job.origin in COALESCED and _age(job) < _age(newest) and not _may_be_published(job)
+        ]
         if older:
             # no await since the choice: a cancel that comes now comes after this in the ledger's order
             with self._holding(older):
@@ -357,9 +360,7 @@ class Scheduler:
 
     async def _record(self, attempt: Attempt, outcome: _Outcome) -> None:
         """Move the job by its outcome."""
-        await self._ledger.move(
-            attempt.job.id, outcome.event, reason=outcome.reason, publication=outcome.publication, **outcome.changes
-        )
+        await self._ledger.move(attempt.job.id, outcome.event, reason=outcome.reason, **outcome.changes)
 
     async def _insist(self, job: Job, act: Callable[[], Awaitable[None]]) -> None:
         """Do `act`, as often as it takes: the disk of the journal may be the full one."""
@@ -387,9 +388,10 @@ def _published(attempt: Attempt, published: Published) -> _Outcome:
         "bytes_total": published.bytes_total,
         "attempts": attempt.number,
         "error": None,
+        "publication": Publication(published.identity, published.metrics),
         **attempt.findings,
     }
-    return _Outcome(Event.PUBLISH, "", changes, Publication(published.identity, published.metrics))
+    return _Outcome(Event.PUBLISH, "", changes)
 
 
 def _cancelled(attempt: Attempt) -> _Outcome:
@@ -421,6 +423,10 @@ def _rank(error: Exception) -> int:
         case SmdaemonError():
             return 1
     return 0
+
+
+def _may_be_published(job: Job) -> bool:
+    return job.publication is not None
 
 
 def _age(job: Job) -> tuple[float, int]:
