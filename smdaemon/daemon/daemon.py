@@ -32,6 +32,7 @@ from smdaemon.daemon.results import ResultWriter
 from smdaemon.daemon.serving import Serving
 from smdaemon.daemon.settings import load_settings
 from smdaemon.daemon.space import SpaceWatch
+from smdaemon.daemon.sweep import Sweep
 from smdaemon.daemon.versions import Versions
 from smdaemon.daemon.view import Condition, View
 from smdaemon.daemon.watches import Watches
@@ -42,7 +43,6 @@ from smdaemon.jobs.ledger import Ledger, open_ledger
 from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
 from smdaemon.paths import exists
 from smdaemon.proto import v1
-from smdaemon.publish.local import LocalStore
 from smdaemon.settings import Config, DaemonSettings
 from smdaemon.unix_socket import unix_listener
 
@@ -96,7 +96,7 @@ class Daemon:
         ):
             async with open_ledger(state / "journal.sqlite") as ledger, trio.open_nursery() as nursery:
                 owner = _owner_of(state)
-                self._sweep(owner)
+                self._sweep = Sweep(self.config.model, owner, self._wake)
                 self._space = SpaceWatch(lambda: self.config, self._wake)
                 self._budget = ByteBudget(settings.host_memory_bytes)
                 intake = Intake(ledger, lambda: self.config)
@@ -135,7 +135,7 @@ class Daemon:
                 addresses = await nursery.start(self._serve, view, served)
                 await nursery.start(self._obey_signals)
                 nursery.start_soon(self._reload_when_wanted)
-                for service in (pulse.run, results.run, versions.run, self._serving.run):
+                for service in (pulse.run, self._sweep.run, results.run, versions.run, self._serving.run):
                     nursery.start_soon(service)
                 await nursery.start(self._notifications.run)
                 await self._scheduler.recover()
@@ -169,9 +169,13 @@ class Daemon:
         self._serving = Serving(ledger, lambda: self.config, versions)
 
     async def _watch_all(self, *signs: trio.Event) -> None:
-        """Return when every watch has looked, or at one of the signs: a file system that hangs is not waited for then."""
+        """Return when every watch has looked and what an earlier run left is gone, or at one of the signs.
+
+        A file system that hangs is not waited for then.
+        """
         async with _until(*signs):
             await self._watches.apply(self.config.model)
+            await self._sweep.finished.wait()
 
     async def reload(self) -> None:
         """Read the configuration again and put it in force; where it has a mistake the old one stays."""
@@ -313,19 +317,9 @@ class Daemon:
         return ModelPolicy(
             on_backlog=settings.on_backlog,
             priority=settings.priority,
+            max_parallel=0 if model in self._sweep.under_way else 1,
             paused=not self._watches.has_looked(model) or model in self._space.low,
         )
-
-    def _sweep(self, owner: str) -> None:
-        """Remove the drafts that an earlier run left in the publish directories."""
-        for model in self.config.model:
-            try:
-                left = LocalStore(Path(model.publish), owner).sweep()
-            except EnvironmentFault as error:
-                _log.warning("publish directory not swept", model=model.name, code=error.code, reason=error.message)
-            else:
-                if left:
-                    _log.info("removed unfinished drafts", model=model.name, drafts=left)
 
 
 @asynccontextmanager

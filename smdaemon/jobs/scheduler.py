@@ -35,7 +35,8 @@ LOOK_SECONDS = 60.0
 class ModelPolicy:
     """How the jobs of one model are attempted. `latest`: the newest drop goes first, and once it is published the older are superseded.
 
-    `priority`: the higher goes first.
+    `priority`: the higher goes first. `paused`: nothing but rollbacks, and what may be published already; with a `max_parallel` of 0
+    not these either.
     """
 
     on_backlog: Literal["all", "latest"] = "all"

@@ -1,6 +1,7 @@
 """Room on the disk: looked at before an export begins; a queue that pauses and says so; a limit of bytes a second."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smdaemon.daemon.space import SpaceWatch
 from smdaemon.errors import EnvironmentFault
 from smdaemon.export.rate import RateLimit
 from smdaemon.jobs.attempt import JobCancelled
 from smdaemon.publish import space
+from smdaemon.settings import Config, DaemonSettings, ModelSettings
 
 
 class Disk:
@@ -67,6 +70,31 @@ async def test_a_low_disk_pauses_the_queue_visibly_and_room_sets_it_going(starte
         (job,) = await running.ended()
         assert job["state"] == "published"
         assert (await running.ask(running.client.get, "/v1/status"))["models"][0]["health"] == "ok"
+
+
+async def test_a_file_system_that_hangs_hides_no_other(monkeypatch):
+    """What it had stays known; a full disk beside it pauses its queue; and it is not asked again before it has answered."""
+    config = Config(
+        daemon=DaemonSettings(state_dir="/state", control_socket="/control", min_free="100"),
+        model=[ModelSettings(name=name, watch=f"/runs/{name}", publish=f"/models/{name}") for name in "ab"],
+    )
+    answers, asked = threading.Event(), []
+
+    def room_of(path: Path) -> space.Room:
+        asked.append(path.name)
+        if asked.count("a") == 2 and path.name == "a":
+            answers.wait(60)
+        return space.Room(1000 if len(asked) <= 2 else 1, 1 << 40)
+
+    monkeypatch.setattr(space, "room_of", room_of)
+    monkeypatch.setattr("smdaemon.daemon.space.ANSWER_SECONDS", 1.0)
+    changes = []
+    watch = SpaceWatch(lambda: config, lambda: changes.append(sorted(watch.low)))
+    for _ in range(3):
+        await watch.look()
+    answers.set()
+    assert (sorted(asked), changes) == (["a", "a", "b", "b", "b"], [["b"]])
+    assert {name: room.free for name, room in watch.rooms.items()} == {"a": 1000, "b": 1}
 
 
 async def test_an_export_larger_than_the_room_waits_with_its_reason(started, monkeypatch):
