@@ -35,7 +35,7 @@ from smdaemon.daemon.space import SpaceWatch
 from smdaemon.daemon.sweep import Sweep
 from smdaemon.daemon.versions import Versions
 from smdaemon.daemon.view import Condition, View
-from smdaemon.daemon.watches import Watches
+from smdaemon.daemon.watches import PATIENCE_SECONDS, Watches
 from smdaemon.durable import write_atomically
 from smdaemon.errors import ConfigError, EnvironmentFault, fault
 from smdaemon.export.budget import ByteBudget
@@ -171,11 +171,15 @@ class Daemon:
     async def _watch_all(self, *signs: trio.Event) -> None:
         """Return when every watch has looked and what an earlier run left is gone, or at one of the signs.
 
-        A file system that hangs is not waited for then.
+        A file system that hangs is not waited for then, nor for longer than a minute: the other models are served.
         """
-        async with _until(*signs):
-            await self._watches.apply(self.config.model)
-            await self._sweep.finished.wait()
+        with trio.move_on_after(PATIENCE_SECONDS) as patience:
+            async with _until(*signs):
+                await self._watches.apply(self.config.model)
+                await self._sweep.finished.wait()
+        if patience.cancelled_caught:
+            late = [each.name for each in self.config.model if not self._watches.has_looked(each.name)]
+            _log.warning("directories do not answer", watches=late, sweeps=sorted(self._sweep.under_way))
 
     async def reload(self) -> None:
         """Read the configuration again and put it in force; where it has a mistake the old one stays."""

@@ -349,6 +349,27 @@ def hanging(tmp_path, monkeypatch):
     Hanging.answers.set()
 
 
+async def test_a_directory_that_hangs_at_the_start_keeps_no_other_model_waiting(
+    started, manager, hanging, tmp_path, monkeypatch
+):
+    """The start is complete after a while, its model is degraded and says why; when it answers all is well."""
+    path = write_config(tmp_path)
+    path.write_text(path.read_text() + hanging.table)
+    monkeypatch.setattr("smdaemon.daemon.daemon.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("smdaemon.daemon.watches.PATIENCE_SECONDS", 0.1)
+    async with started(config=path) as running:
+        status = (await next_notice(manager, "READY", "1")).lines["STATUS"]
+        assert status.startswith("running: 2 models")
+        assert status.endswith(" b")
+        status = await running.ask(running.client.get, "/v1/status")
+        assert status["models"][1]["error"]["code"] == "directory-slow"
+        running.drop("ckpt-1.npz")
+        assert [job["state"] for job in await running.ended()] == ["published"]
+        hanging.answers.set()
+        while (await running.ask(running.client.get, "/v1/status"))["models"][1]["health"] != "ok":
+            await trio.lowlevel.checkpoint()
+
+
 async def test_a_directory_that_hangs_during_a_reload_does_not_hold_up_a_stop(started, manager, hanging):
     """SIGTERM is obeyed while a watch that a reload has begun gives no answer."""
     async with started() as running:
