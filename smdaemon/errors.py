@@ -305,6 +305,10 @@ CODES: dict[str, Code] = {
     "io-error": Code("the storage reported an input/output error", "check the disk; smdaemon tries again by itself"),
     "permission-denied": Code("smdaemon may not read or write a path", "give the daemon's user access to it"),
     "read-only": Code("the file system is mounted read-only", "mount it writable, or publish elsewhere"),
+    "directory-slow": Code(
+        "a watched directory has not been looked at to its end for a minute",
+        "see whether its file system answers; smdaemon goes on by itself",
+    ),
     "directory-missing": Code("a directory that smdaemon needs is missing", "make the directory"),
     "too-many-files": Code("the limit of open files is reached", "raise LimitNOFILE of the service"),
     "watch-limit": Code(

@@ -8,7 +8,8 @@ import signal
 import socket
 import time
 import uuid
-from contextlib import ExitStack, closing
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import msgspec
@@ -31,9 +32,10 @@ from smdaemon.daemon.results import ResultWriter
 from smdaemon.daemon.serving import Serving
 from smdaemon.daemon.settings import load_settings
 from smdaemon.daemon.space import SpaceWatch
+from smdaemon.daemon.sweep import Sweep
 from smdaemon.daemon.versions import Versions
 from smdaemon.daemon.view import Condition, View
-from smdaemon.daemon.watches import Watches
+from smdaemon.daemon.watches import PATIENCE_SECONDS, Watches
 from smdaemon.durable import write_atomically
 from smdaemon.errors import ConfigError, EnvironmentFault, fault
 from smdaemon.export.budget import ByteBudget
@@ -41,7 +43,6 @@ from smdaemon.jobs.ledger import Ledger, open_ledger
 from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
 from smdaemon.paths import exists
 from smdaemon.proto import v1
-from smdaemon.publish.local import LocalStore
 from smdaemon.settings import Config, DaemonSettings
 from smdaemon.unix_socket import unix_listener
 
@@ -68,6 +69,7 @@ class Daemon:
         self._condition = Condition(config, str(config_file), "starting", now, now)
         self._stop = trio.Event()
         self._stop_now = trio.Event()
+        self._reload_wanted = trio.Event()
 
     @property
     def config(self) -> Config:
@@ -94,7 +96,7 @@ class Daemon:
         ):
             async with open_ledger(state / "journal.sqlite") as ledger, trio.open_nursery() as nursery:
                 owner = _owner_of(state)
-                self._sweep(owner)
+                self._sweep = Sweep(self.config.model, owner, self._wake)
                 self._space = SpaceWatch(lambda: self.config, self._wake)
                 self._budget = ByteBudget(settings.host_memory_bytes)
                 intake = Intake(ledger, lambda: self.config)
@@ -132,7 +134,8 @@ class Daemon:
                 served = trio.Event()
                 addresses = await nursery.start(self._serve, view, served)
                 await nursery.start(self._obey_signals)
-                for service in (pulse.run, results.run, versions.run, self._serving.run):
+                nursery.start_soon(self._reload_when_wanted)
+                for service in (pulse.run, self._sweep.run, results.run, versions.run, self._serving.run):
                     nursery.start_soon(service)
                 await nursery.start(self._notifications.run)
                 await self._scheduler.recover()
@@ -144,7 +147,7 @@ class Daemon:
                 for service in (view.past.run, self._space.run, self._scheduler.run):
                     nursery.start_soon(service)
                 nursery.start_soon(self._forget_old_jobs, ledger)
-                await self._watch_all()
+                await self._watch_all(self._stop)
                 if not self._stop.is_set():
                     self._condition.phase = "running"
                     _log.info("running", control=addresses, models=[model.name for model in self.config.model])
@@ -165,17 +168,18 @@ class Daemon:
         self._notifications = Notifications(ledger, lambda: self.config, owner=owner)
         self._serving = Serving(ledger, lambda: self.config, versions)
 
-    async def _watch_all(self) -> None:
-        """Return when every watch has looked; a file system that hangs then does not keep the daemon from stopping."""
-        async with trio.open_nursery() as nursery:
+    async def _watch_all(self, *signs: trio.Event) -> None:
+        """Return when every watch has looked and what an earlier run left is gone, or at one of the signs.
 
-            async def give_up() -> None:
-                await self._stop.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(give_up)
-            await self._watches.apply(self.config.model)
-            nursery.cancel_scope.cancel()
+        A file system that hangs is not waited for then, nor for longer than a minute: the other models are served.
+        """
+        with trio.move_on_after(PATIENCE_SECONDS) as patience:
+            async with _until(*signs):
+                await self._watches.apply(self.config.model)
+                await self._sweep.finished.wait()
+        if patience.cancelled_caught:
+            late = [each.name for each in self.config.model if not self._watches.has_looked(each.name)]
+            _log.warning("directories do not answer", watches=late, sweeps=sorted(self._sweep.under_way))
 
     async def reload(self) -> None:
         """Read the configuration again and put it in force; where it has a mistake the old one stays."""
@@ -192,6 +196,8 @@ class Daemon:
             self._condition.config_error = error
             _log.error("configuration refused", code=error.code, reason=error.message, remedy=error.remedy)
             return
+        if self._stop.is_set():
+            return  # no watch is begun any more
         later = [key for key in _FIXED if getattr(new.daemon, key) != getattr(self.config.daemon, key)]
         new = msgspec.structs.replace(new, daemon=_with_fixed(new.daemon, self.config.daemon))
         changes = differences(self.config, new)
@@ -205,7 +211,7 @@ class Daemon:
         self._handoffs.holdings.budget_bytes = new.daemon.handoff_memory_bytes
         self._notifications.reload()
         self._serving.reload()
-        await self._watches.apply(new.model)
+        await self._watch_all(self._stop, self._reload_wanted)
         self._watches.rescan()
         self._scheduler.wake()
         _log.info("configuration read", changes=changes, after_restart=later)
@@ -229,17 +235,10 @@ class Daemon:
 
     async def _settle(self) -> None:
         """Let the last of what others are to know be told, unless the stop is urgent."""
-        async with trio.open_nursery() as nursery:
-
-            async def hurry() -> None:
-                await self._stop_now.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(hurry)
-            with trio.move_on_after(_SETTLE_SECONDS):
+        with trio.move_on_after(_SETTLE_SECONDS):
+            async with _until(self._stop_now):
                 await self._serving.settle()
                 await self._notifications.settle()
-            nursery.cancel_scope.cancel()
 
     async def _serve(self, view: View, served: trio.Event, *, task_status: trio.TaskStatus[list[str]]) -> None:
         settings = self.config.daemon
@@ -275,13 +274,22 @@ class Daemon:
                 task_status.started()
 
     async def _obey_signals(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Note what signals want; nothing is waited for between two of them."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
                 if number != signal.SIGHUP:
                     self.stop()
-                elif not self._stop.is_set():
-                    await self.reload()
+                else:
+                    self._reload_wanted.set()
+
+    async def _reload_when_wanted(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            # made anew first: what is wanted from now on is another reload
+            self._reload_wanted = trio.Event()
+            if not self._stop.is_set():
+                await self.reload()
 
     async def _forget_old_jobs(self, ledger: Ledger) -> None:
         """Keep the journal from growing for ever: an hourly look, which costs nothing where there is nothing to forget."""
@@ -313,19 +321,24 @@ class Daemon:
         return ModelPolicy(
             on_backlog=settings.on_backlog,
             priority=settings.priority,
+            max_parallel=0 if model in self._sweep.under_way else 1,
             paused=not self._watches.has_looked(model) or model in self._space.low,
         )
 
-    def _sweep(self, owner: str) -> None:
-        """Remove the drafts that an earlier run left in the publish directories."""
-        for model in self.config.model:
-            try:
-                left = LocalStore(Path(model.publish), owner).sweep()
-            except EnvironmentFault as error:
-                _log.warning("publish directory not swept", model=model.name, code=error.code, reason=error.message)
-            else:
-                if left:
-                    _log.info("removed unfinished drafts", model=model.name, drafts=left)
+
+@asynccontextmanager
+async def _until(*signs: trio.Event) -> AsyncIterator[None]:
+    """The block ends at the latest at one of the signs."""
+
+    async def wait(sign: trio.Event) -> None:
+        await sign.wait()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for sign in signs:
+            nursery.start_soon(wait, sign)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 def _tls_of(settings: DaemonSettings) -> Tls | None:

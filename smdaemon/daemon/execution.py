@@ -19,7 +19,7 @@ from smdaemon.export.plan import ExportPlan
 from smdaemon.export.rate import RateLimit
 from smdaemon.export.republish import perform
 from smdaemon.jobs.attempt import Attempt, Published
-from smdaemon.jobs.job import Job
+from smdaemon.jobs.job import Job, Publication
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import Event
 from smdaemon.log import get_logger
@@ -59,9 +59,11 @@ class Execution:
         model = self._config().model_named(job.model)
         if model is None:
             raise ConfigError("request-model-unknown", f"the model {job.model!r} is no longer configured")
+        store = LocalStore(Path(model.publish), self._owner)
+        if (done := await self._already_published(job, attempt, store)) is not None:
+            return done
         request = ExportRequest.FromString(job.request)
         plan = self._plan(job, model, request)
-        store = LocalStore(Path(model.publish), self._owner)
         version = await self._version(job, model, store)
         await attempt.enter(Event.STAGE, version=version)
         draft = await trio.to_thread.run_sync(store.draft, f"job{job.id}")
@@ -74,7 +76,10 @@ class Execution:
                     raise
                 await self._ledger.withdraw_version(model.name, job.source)
                 raise _not_restored(job, error) from error
-            await attempt.enter(Event.COMMIT)
+            metrics = _metrics(plan, exported, request)
+            identity = await trio.to_thread.run_sync(_identity, draft)
+            # in the journal before the rename: whoever finds the version after a crash knows whose it is
+            await attempt.enter(Event.COMMIT, publication=Publication(identity, metrics))
             async with self._lock_of(model.name):
                 target, identity = await trio.to_thread.run_sync(_commit, store, draft, version)
         finally:
@@ -86,7 +91,30 @@ class Execution:
             tensors=exported.tensors,
             bytes_total=exported.nbytes,
             identity=identity,
-            metrics=_metrics(plan, exported, request),
+            metrics=metrics,
+        )
+
+    async def _already_published(self, job: Job, attempt: Attempt, store: LocalStore) -> Published | None:
+        """What an earlier attempt has published without the journal's learning of it; None where there is nothing like that.
+
+        Neither source nor trainer is asked: they may be gone by now.
+        """
+        if job.publication is None or job.version is None:
+            return None
+        identity, metrics = job.publication
+        async with self._lock_of(job.model):
+            target = await trio.to_thread.run_sync(store.committed, job.version, identity)
+        if target is None:
+            return None
+        for step in (Event.STAGE, Event.WRITE, Event.VERIFY, Event.COMMIT):
+            await attempt.enter(step)
+        return Published(
+            version=job.version,
+            export_dir=str(target),
+            tensors=job.tensors,
+            bytes_total=job.bytes_total,
+            identity=identity,
+            metrics=metrics,
         )
 
     def _plan(self, job: Job, model: ModelSettings, request: ExportRequest) -> ExportPlan:
@@ -154,10 +182,14 @@ def _number_of_rollback(job: Job, model: ModelSettings, store: LocalStore) -> in
 def _commit(store: LocalStore, draft: Path, version: int) -> tuple[Path, str]:
     """Publish; the version directory and its identity, which is empty where it cannot be told: published is published."""
     target = store.commit(draft, version)
+    return target, _identity(target)
+
+
+def _identity(path: Path) -> str:
     try:
-        return target, identity_of(target) or ""
+        return identity_of(path) or ""
     except OSError:
-        return target, ""
+        return ""
 
 
 def _metrics(plan: ExportPlan, exported: Exported, request: ExportRequest) -> dict[str, float]:

@@ -40,7 +40,7 @@ class Manager:
         return PERIOD_SECONDS if self._watchdog_seconds is None else self._watchdog_seconds / 2
 
     def ready(self) -> None:
-        """Sockets answer and every watch has looked."""
+        """Sockets answer, and every watch has looked or is not waited for any longer."""
         self._ready = True
         self._tell("READY=1")
 

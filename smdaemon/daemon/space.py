@@ -1,5 +1,6 @@
 """Watches the room on the file systems that models are published to: where it is short, the model's queue pauses, and status says so."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,11 @@ from smdaemon.errors import EnvironmentFault
 from smdaemon.log import get_logger
 from smdaemon.publish import space
 from smdaemon.publish.space import Room
-from smdaemon.settings import Config
+from smdaemon.settings import Config, ModelSettings
 
 _log = get_logger(__name__)
 LOOK_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
 
 
 class SpaceWatch:
@@ -26,6 +28,9 @@ class SpaceWatch:
         self.rooms: dict[str, Room] = {}
         self._config = config
         self._on_change = on_change
+        # models whose file system has not answered yet: each holds one thread at most, and none of those that others need
+        self._asked: set[str] = set()
+        self._threads = trio.CapacityLimiter(math.inf)
 
     async def run(self) -> None:
         """Look every few seconds until cancelled."""
@@ -34,13 +39,20 @@ class SpaceWatch:
             await trio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Look once."""
+        """Look once at each model's room. Of what does not answer in time it stays as it was known; it is not asked twice at a time."""
         config = self._config()
+        answers: dict[str, tuple[Room, EnvironmentFault | None]] = {}
+        with trio.move_on_after(ANSWER_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for model in config.model:
+                    if model.name not in self._asked:
+                        nursery.start_soon(self._ask, model, config.daemon.min_free_bytes, answers)
         found: dict[str, EnvironmentFault] = {}
         rooms: dict[str, Room] = {}
         for model in config.model:
-            room, fault = await trio.to_thread.run_sync(_look, Path(model.publish), config.daemon.min_free_bytes)
-            rooms[model.name] = room
+            room, fault = answers.get(model.name, (self.rooms.get(model.name), self.low.get(model.name)))
+            if room is not None:
+                rooms[model.name] = room
             if fault is not None:
                 found[model.name] = fault
         for name in found.keys() - self.low.keys():
@@ -51,6 +63,20 @@ class SpaceWatch:
         self.low, self.rooms = found, rooms
         if changed:
             self._on_change()
+
+    async def _ask(
+        self, model: ModelSettings, min_free: int, answers: dict[str, tuple[Room, EnvironmentFault | None]]
+    ) -> None:
+        name, path = model.name, Path(model.publish)
+
+        def ask() -> tuple[Room, EnvironmentFault | None]:
+            self._asked.add(name)
+            try:
+                return _look(path, min_free)
+            finally:
+                self._asked.discard(name)
+
+        answers[name] = await trio.to_thread.run_sync(ask, limiter=self._threads, abandon_on_cancel=True)
 
 
 def _look(path: Path, min_free: int) -> tuple[Room, EnvironmentFault | None]:

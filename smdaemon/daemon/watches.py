@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -14,6 +15,8 @@ from smdaemon.settings import ModelSettings
 from smdaemon.watch.watcher import Drop, NotTakenError, Watcher, WatchSpec, WatchState
 
 _log = get_logger(__name__)
+# Nobody waits longer for a watch to have looked; from then on it is degraded.
+PATIENCE_SECONDS = 60.0
 
 
 class _Watch:
@@ -25,6 +28,16 @@ class _Watch:
         self._on_looked = on_looked
         self.scope = trio.CancelScope()
         self.looked = trio.Event()
+        self._began = trio.current_time()
+
+    @property
+    def state(self) -> WatchState:
+        """The watcher's state; degraded, too, where it should have looked by now."""
+        state = self.watcher.state
+        if self.looked.is_set() or state.error is not None or trio.current_time() < self._began + PATIENCE_SECONDS:
+            return state
+        message = f"what lies in {str(self.spec.root)!r} is not known yet; exports of the model wait for that"
+        return replace(state, health="degraded", error=EnvironmentFault("directory-slow", message, retryable=True))
 
     def started(self, _value: None = None) -> None:
         """The watcher has looked: its way to say so, in place of trio's, which a stopped watch would leave unanswered."""
@@ -46,7 +59,7 @@ class Watches:
     def state_of(self, model: str) -> WatchState | None:
         """The state of that model's watch; None while it has none."""
         watch = self._watches.get(model)
-        return None if watch is None else watch.watcher.state
+        return None if watch is None else watch.state
 
     def has_looked(self, model: str) -> bool:
         """Whether all that lay in the model's directory is known: before that nobody can say which drop is the latest."""

@@ -17,27 +17,45 @@ def needed(tensors: int, shards: int) -> int:
 
 
 class ByteBudget:
-    """Bytes that are reserved and given back; who waits is served in order, so a large export is not starved."""
+    """Bytes that are reserved and given back; who waits is served in order, so a large export is not starved.
+
+    `total` may be set at any time; what is held stays held.
+    """
 
     def __init__(self, total: int) -> None:
-        self.total = total
         self.used = 0
+        self._total = total
         self._turn = trio.StrictFIFOLock()
-        self._freed = trio.Event()
+        self._changed = trio.Event()
+
+    @property
+    def total(self) -> int:
+        """Bytes that all together may hold."""
+        return self._total
+
+    @total.setter
+    def total(self, nbytes: int) -> None:
+        self._total = nbytes
+        self._changed.set()
 
     @asynccontextmanager
     async def reserved(self, nbytes: int) -> AsyncIterator[None]:
         """Hold `nbytes` of the budget; EnvironmentFault `memory-budget` where it can never be had."""
-        if nbytes > self.total:
-            message = f"the export needs {nbytes} bytes of host memory, the budget is {self.total}"
-            raise EnvironmentFault("memory-budget", message)
+        self._check(nbytes)
         async with self._turn:  # whoever waits here waits behind the one who waits for bytes
+            self._check(nbytes)
             while self.used + nbytes > self.total:
-                self._freed = trio.Event()
-                await self._freed.wait()
+                self._changed = trio.Event()
+                await self._changed.wait()
+                self._check(nbytes)
             self.used += nbytes
         try:
             yield
         finally:
             self.used -= nbytes
-            self._freed.set()
+            self._changed.set()
+
+    def _check(self, nbytes: int) -> None:
+        if nbytes > self.total:
+            message = f"the export needs {nbytes} bytes of host memory, the budget is {self.total}"
+            raise EnvironmentFault("memory-budget", message)

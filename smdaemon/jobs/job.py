@@ -1,5 +1,6 @@
 """A job, as every room sees it: one export's life, a copy of its row in the journal. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypedDict
 
@@ -54,6 +55,13 @@ class NewJob:
     restores: int | None = None
 
 
+class Publication(NamedTuple):
+    """What is to be known of a version beside its job: which directory it is, see `publish.local.identity_of`, and how good."""
+
+    identity: str = ""
+    metrics: Mapping[str, float] = {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One export's life. Times are unix seconds; `bytes_total` and `tensors` are 0 until they are known."""
@@ -85,6 +93,8 @@ class Job:
     restores: int | None
     # the last that the validator said in the last attempt
     validator_output: str
+    # what the last commit that began was to publish, or has; None before there was one
+    publication: Publication | None
 
 
 class Changes(TypedDict, total=False):
@@ -99,6 +109,7 @@ class Changes(TypedDict, total=False):
     retry_at: float | None
     error: JobError | None
     validator_output: str
+    publication: Publication | None
 
 
 class Moved(NamedTuple):
@@ -146,6 +157,7 @@ def begin(new: NewJob, job_id: int, now: float) -> Job:
         error=None,
         restores=new.restores,
         validator_output="",
+        publication=None,
     )
 
 

@@ -25,21 +25,22 @@ from smdaemon.jobs.readers import ReaderTable
 from smdaemon.jobs.rows import COLUMNS, acceptance_key, to_job, to_row
 from smdaemon.jobs.schema import APPLICATION_ID, MIGRATIONS
 from smdaemon.jobs.states import ACTIVE, TERMINAL, Event, State, advance
-from smdaemon.jobs.versions import Publication, VersionTable
+from smdaemon.jobs.versions import VersionTable
 from smdaemon.publish.retention import Version
 
 _INSERT_JOB = """
     INSERT INTO jobs VALUES (
         NULL, :model, :state, :reason, :origin, :source, :identity, :format, :request, :result_path, :drop_order, :version,
         :export_dir, :tensors, :bytes_total, :attempts, :retry_at, :created_at, :updated_at,
-        :error_code, :error_message, :error_remedy, :error_retryable, :restores, :validator_output)
+        :error_code, :error_message, :error_remedy, :error_retryable, :restores, :validator_output, :publication)
 """
 _UPDATE_JOB = """
     UPDATE jobs SET
         state = :state, reason = :reason, format = :format, version = :version, export_dir = :export_dir,
         tensors = :tensors, bytes_total = :bytes_total, attempts = :attempts, retry_at = :retry_at,
         updated_at = :updated_at, error_code = :error_code, error_message = :error_message,
-        error_remedy = :error_remedy, error_retryable = :error_retryable, validator_output = :validator_output
+        error_remedy = :error_remedy, error_retryable = :error_retryable, validator_output = :validator_output,
+        publication = :publication
     WHERE id = :id
 """
 # COLUMNS is a constant of this package: nothing from outside is put into a statement.
@@ -175,17 +176,13 @@ class Journal:
         now: float,
         *,
         reason: str = "",
-        publication: Publication | None = None,
         **changes: Unpack[Changes],
     ) -> Moved:
-        """Move one job by `event`; raises `ImpossibleMoveError`, or `ConfigError` (job-unknown).
-
-        `publication` is what the table of versions is to say besides, for a job that is published.
-        """
+        """Move one job by `event`, and note what was published; raises `ImpossibleMoveError`, or `ConfigError` (job-unknown)."""
         with self._transaction():
             move = self._move(self._known(job_id), event, now, reason, changes)
             if event is Event.PUBLISH:
-                self._versions.published(move.job, publication or Publication())
+                self._versions.published(move.job)
             return move
 
     def move_all(self, job_ids: Sequence[int], event: Event, now: float, *, reason: str = "") -> list[Moved]:

@@ -7,7 +7,7 @@ touches the disk.
 
 import contextlib
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar, Unpack
@@ -18,7 +18,6 @@ from smdaemon.jobs.bus import Bus
 from smdaemon.jobs.job import Changes, Job, JobError, Moved, NewJob, Transition
 from smdaemon.jobs.journal import Journal
 from smdaemon.jobs.states import TERMINAL, Event, State
-from smdaemon.jobs.versions import Publication
 from smdaemon.log import get_logger
 from smdaemon.publish.retention import Version
 
@@ -40,7 +39,8 @@ class Ledger:
         self.queued: dict[str, dict[int, Job]] = {}
         self.waiting: dict[int, Job] = {}
         self.newest_published: dict[str, Job] = {}
-        self._states: Counter[tuple[str, State]] = Counter()
+        # by model, and of all under None: status asks for each model
+        self._states: dict[str | None, Counter[State]] = defaultdict(Counter)
         self._journal = journal
         # one connection, so one thread at a time
         self._thread = trio.CapacityLimiter(1)
@@ -54,7 +54,7 @@ class Ledger:
             self._place(job)
         self.newest_published = await self._in_thread(self._journal.newest_published)
         self.bus.last_seq = await self._in_thread(self._journal.last_seq)
-        self._states = Counter(await self._in_thread(self._journal.counts))
+        await self._count()
 
     async def answers(self) -> None:
         """Return once the journal's thread has come to the end of what it had to do: proof that no transaction is stuck."""
@@ -76,14 +76,11 @@ class Ledger:
         event: Event,
         *,
         reason: str = "",
-        publication: Publication | None = None,
         **changes: Unpack[Changes],
     ) -> Job:
         """Move a job; returns it as it is after the move."""
         moves = await self._write(
-            lambda: [
-                self._journal.move(job_id, event, self.clock(), reason=reason, publication=publication, **changes)
-            ],
+            lambda: [self._journal.move(job_id, event, self.clock(), reason=reason, **changes)],
         )
         return moves[0].job
 
@@ -105,7 +102,7 @@ class Ledger:
             async with self._order:
                 deleted = await self._in_thread(lambda: self._journal.prune(older_than, keep))
                 if deleted:
-                    self._states = Counter(await self._in_thread(self._journal.counts))
+                    await self._count()
         return deleted
 
     async def versions(self, model: str) -> list[Version]:
@@ -165,11 +162,18 @@ class Ledger:
 
     def counts(self, model: str | None = None) -> dict[State, int]:
         """How many jobs there are in each state, of one model or of all; states with none are left out."""
-        totals: Counter[State] = Counter()
-        for (owner, state), count in self._states.items():
-            if model is None or owner == model:
-                totals[state] += count
-        return {state: totals[state] for state in State if totals[state]}
+        counts = self._states.get(model, Counter())
+        return {state: counts[state] for state in State if counts[state]}
+
+    async def _count(self) -> None:
+        counted = await self._in_thread(self._journal.counts)
+        self._states.clear()
+        for (model, state), count in counted.items():
+            self._add(model, state, count)
+
+    def _add(self, model: str, state: State, count: int) -> None:
+        for owner in (model, None):
+            self._states[owner][state] += count
 
     async def _write(self, transaction: Callable[[], list[Moved]]) -> list[Moved]:
         # Shielded: once in the queue for the journal's thread it takes milliseconds, and half a move must not be.
@@ -194,8 +198,8 @@ class Ledger:
     def _depict(self, move: Moved) -> None:
         job = move.job
         if move.before is not None:
-            self._states[job.model, move.before] -= 1
-        self._states[job.model, job.state] += 1
+            self._add(job.model, move.before, -1)
+        self._add(job.model, job.state, 1)
         self._place(job)
         if job.state is State.PUBLISHED:
             newest = self.newest_published.get(job.model)

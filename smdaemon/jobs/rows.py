@@ -1,17 +1,19 @@
 """Between a `Job` and its row of the journal's table `jobs`. Pure."""
 
 import hashlib
+import json
 import os
+from collections.abc import Mapping
 from typing import Any, cast
 
-from smdaemon.jobs.job import Job, JobError, NewJob, Origin
+from smdaemon.jobs.job import Job, JobError, NewJob, Origin, Publication
 from smdaemon.jobs.states import State
 
 # In the order of `to_job`'s parameters.
 COLUMNS = (
     "id, model, state, reason, origin, source, identity, format, request, result_path, drop_order, version, export_dir,"
     " tensors, bytes_total, attempts, retry_at, created_at, updated_at,"
-    " error_code, error_message, error_remedy, error_retryable, restores, validator_output"
+    " error_code, error_message, error_remedy, error_retryable, restores, validator_output, publication"
 )
 
 
@@ -52,6 +54,7 @@ def to_row(job: Job) -> dict[str, Any]:
         "error_retryable": error.retryable,
         "restores": job.restores,
         "validator_output": printable(job.validator_output),
+        "publication": "" if job.publication is None else _publication_text(job.publication),
     }
 
 
@@ -59,7 +62,7 @@ def to_job(row: tuple[Any, ...]) -> Job:
     """The job of a row selected by `COLUMNS`."""
     (job_id, model, state, reason, origin, source, identity, format_, request, result_path, order, version) = row[:12]
     (export_dir, tensors, bytes_total, attempts, retry_at, created_at, updated_at) = row[12:19]
-    (code, message, remedy, retryable, restores, validator_output) = row[19:]
+    (code, message, remedy, retryable, restores, validator_output, publication) = row[19:]
     return Job(
         id=job_id,
         model=model,
@@ -83,7 +86,17 @@ def to_job(row: tuple[Any, ...]) -> Job:
         error=JobError(code, message, remedy, bool(retryable)) if code else None,
         restores=restores,
         validator_output=validator_output,
+        publication=Publication(*json.loads(publication)) if publication else None,
     )
+
+
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """Metrics as the journal keeps them: a JSON object, the same for equal metrics."""
+    return json.dumps({printable(name): metrics[name] for name in sorted(metrics)}, allow_nan=False)
+
+
+def _publication_text(publication: Publication) -> str:
+    return f"[{json.dumps(publication.identity)}, {metrics_text(publication.metrics)}]"
 
 
 def acceptance_key(new: NewJob) -> bytes:

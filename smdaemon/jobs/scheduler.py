@@ -2,11 +2,13 @@
 
 One loop starts attempts, each in a task of its own; it looks again whenever a job moves, and at least once a minute. The
 ledger's picture is all that it looks at. A job that is attempted is in `_running` from the moment it is chosen, and one that
-is being cancelled in `_held`: between choosing and moving there are awaits, and both sets keep the other side away.
+is being cancelled or superseded in `_held`: between choosing and moving there are awaits, and both keep the other side away.
 """
 
+import contextlib
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -15,11 +17,10 @@ import trio
 
 from smdaemon.errors import ConfigError, EnvironmentFault, SmdaemonError, shortage
 from smdaemon.jobs.attempt import Attempt, JobCancelled, Published
-from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved
+from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved, Publication
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS, delay
 from smdaemon.jobs.states import Event, ImpossibleMoveError, State
-from smdaemon.jobs.versions import Publication
 from smdaemon.log import bound, get_logger
 
 _log = get_logger(__name__)
@@ -34,7 +35,8 @@ LOOK_SECONDS = 60.0
 class ModelPolicy:
     """How the jobs of one model are attempted. `latest`: the newest drop goes first, and once it is published the older are superseded.
 
-    `priority`: the higher goes first.
+    `priority`: the higher goes first. `paused`: nothing but rollbacks, and what may be published already; with a `max_parallel` of 0
+    not these either.
     """
 
     on_backlog: Literal["all", "latest"] = "all"
@@ -51,7 +53,6 @@ class _Outcome:
     event: Event
     reason: str
     changes: Changes
-    publication: Publication | None = None
 
 
 class Scheduler:
@@ -59,7 +60,8 @@ class Scheduler:
 
     Of one model the oldest drop goes first, and at most `max_parallel` jobs at a time, so that its versions appear in order.
     The model of the highest priority goes first, and those of one priority take turns; every `FAIR_TURN`-th turn is that of the
-    model which has waited longest, whatever its priority. A rollback goes before all of them. `policy` is asked anew at each look; call `wake` when its answers have changed.
+    model which has waited longest, whatever its priority. A rollback goes before all of them, and so does a job that may be published
+    already, because its commit began and nobody knows how it ended. `policy` is asked anew at each look; call `wake` when its answers have changed.
     """
 
     def __init__(
@@ -78,7 +80,8 @@ class Scheduler:
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._running: dict[int, Attempt] = {}
         self._written_by_ended = 0
-        self._held: set[int] = set()
+        # how many are about to move the job: a person's cancel may come while it is being superseded
+        self._held: Counter[int] = Counter()
         # model -> the turn in which it last started a job; who has waited longest is next
         self._turns: dict[str, int] = {}
         self._turn = 0
@@ -188,14 +191,11 @@ class Scheduler:
             job = await self._known(job_id)
             if job.state is State.CANCELLED:
                 return job
-        self._held.add(job_id)
         try:
-            return await self._ledger.move(job_id, Event.CANCEL, reason="cancelled on request")
+            with self._holding([job_id]):
+                return await self._ledger.move(job_id, Event.CANCEL, reason="cancelled on request")
         except ImpossibleMoveError as error:
             raise ConfigError("job-not-cancellable", f"job {job_id} is {error.state} already") from error
-        finally:
-            self._held.discard(job_id)
-            self.wake()
 
     async def retry(self, job_id: int) -> Job:
         """Queue a failed or cancelled job again; raises `ConfigError` (job-unknown, job-not-retryable)."""
@@ -243,7 +243,9 @@ class Scheduler:
         now = self._ledger.clock()
         for job in self._free(self._ledger.waiting):
             if _seconds_left(job, now) <= 0:
-                await self._ledger.move(job.id, Event.DUE, reason=job.reason)
+                # while an earlier one of them moved, this one may have been cancelled, superseded, or offered again
+                with contextlib.suppress(ImpossibleMoveError):
+                    await self._ledger.move(job.id, Event.DUE, reason=job.reason)
 
     def _nap(self) -> float:
         now = self._ledger.clock()
@@ -253,12 +255,22 @@ class Scheduler:
     def _free(self, jobs: Mapping[int, Job]) -> list[Job]:
         return [job for job in jobs.values() if job.id not in self._running and job.id not in self._held]
 
+    @contextlib.contextmanager
+    def _holding(self, job_ids: Collection[int]) -> Iterator[None]:
+        """Nothing is begun with these jobs until the end of the block, which moves them."""
+        self._held += Counter(job_ids)
+        try:
+            yield
+        finally:
+            self._held -= Counter(job_ids)  # which drops those that nobody holds any more
+            self.wake()
+
     def _choose(self) -> Job | None:
         free = {name: self._free(jobs) for name, jobs in self._ledger.queued.items()}
         ready = {name: jobs for name, jobs in free.items() if jobs and self._has_room(name)}
-        rollbacks = [job for jobs in ready.values() for job in jobs if job.restores is not None]
-        if rollbacks:
-            return min(rollbacks, key=lambda job: job.id)
+        first = [job for jobs in ready.values() for job in jobs if job.restores is not None or _may_be_published(job)]
+        if first:
+            return min(first, key=lambda job: job.id)
         oldest = {name: min(jobs, key=_age) for name, jobs in ready.items() if not self._policy(name).paused}
         if not oldest:
             return None
@@ -302,9 +314,15 @@ class Scheduler:
         queue = self._ledger.queued.get(newest.model, {})
         waiting = {job.id: job for job in self._ledger.waiting.values() if job.model == newest.model}
         free = self._free({**queue, **waiting})
-        older = [job.id for job in free if job.origin in COALESCED and _age(job) < _age(newest)]
+        older = [
+            job.id
+            for job in free
+            if job.origin in COALESCED and _age(job) < _age(newest) and not _may_be_published(job)
+        ]
         if older:
-            await self._ledger.move_all(older, Event.SUPERSEDE, reason=f"job {newest.id} is newer")
+            # no await since the choice: a cancel that comes now comes after this in the ledger's order
+            with self._holding(older):
+                await self._ledger.move_all(older, Event.SUPERSEDE, reason=f"job {newest.id} is newer")
 
     def _end(self, attempt: Attempt) -> None:
         del self._running[attempt.job.id]
@@ -349,9 +367,7 @@ class Scheduler:
 
     async def _record(self, attempt: Attempt, outcome: _Outcome) -> None:
         """Move the job by its outcome."""
-        await self._ledger.move(
-            attempt.job.id, outcome.event, reason=outcome.reason, publication=outcome.publication, **outcome.changes
-        )
+        await self._ledger.move(attempt.job.id, outcome.event, reason=outcome.reason, **outcome.changes)
 
     async def _insist(self, job: Job, act: Callable[[], Awaitable[None]]) -> None:
         """Do `act`, as often as it takes: the disk of the journal may be the full one."""
@@ -379,9 +395,10 @@ def _published(attempt: Attempt, published: Published) -> _Outcome:
         "bytes_total": published.bytes_total,
         "attempts": attempt.number,
         "error": None,
+        "publication": Publication(published.identity, published.metrics),
         **attempt.findings,
     }
-    return _Outcome(Event.PUBLISH, "", changes, Publication(published.identity, published.metrics))
+    return _Outcome(Event.PUBLISH, "", changes)
 
 
 def _cancelled(attempt: Attempt) -> _Outcome:
@@ -413,6 +430,10 @@ def _rank(error: Exception) -> int:
         case SmdaemonError():
             return 1
     return 0
+
+
+def _may_be_published(job: Job) -> bool:
+    return job.publication is not None
 
 
 def _age(job: Job) -> tuple[float, int]:

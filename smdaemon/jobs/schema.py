@@ -9,7 +9,7 @@ APPLICATION_ID = 0x736D6461
 
 MIGRATIONS: tuple[str, ...] = (
     """
-    -- One export's life. A row is inserted in state 'queued' once a drop is accepted, and from then on only ever moved;
+    -- One export's life. A row is inserted in state 'detected' once a drop is accepted, and from then on only ever moved;
     -- only prune deletes rows, and only ended ones. After a crash rows in staging, writing, verifying or committing are
     -- what was interrupted: the scheduler moves them back to 'queued' before it starts anything.
     CREATE TABLE jobs (
@@ -128,5 +128,11 @@ MIGRATIONS: tuple[str, ...] = (
         -- the last move that it is done with
         seq INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    -- What the last commit that began was to publish: a JSON array of the draft's identity, which a rename keeps, and its metrics;
+    -- '' before there was one. Written with the move to 'committing', so before the rename: after a crash a version directory of
+    -- that identity is this job's, whatever has become of its source. Once it is published: what was.
+    ALTER TABLE jobs ADD COLUMN publication TEXT NOT NULL DEFAULT '';
     """,
 )

@@ -6,11 +6,11 @@ It outlives the jobs: they are forgotten after a while, and retention must know 
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from smdaemon.errors import ConfigError
-from smdaemon.jobs.job import Job
-from smdaemon.jobs.rows import printable
+from smdaemon.jobs.job import Job, Publication
+from smdaemon.jobs.rows import metrics_text, printable
 from smdaemon.publish.retention import Version
 
 _COLUMNS = (
@@ -23,24 +23,17 @@ _WRITE = """
 """
 
 
-class Publication(NamedTuple):
-    """What is to be known of a version that was published, beside its job."""
-
-    # see `publish.local.identity_of`
-    identity: str = ""
-    metrics: Mapping[str, float] = {}
-
-
 class VersionTable:
     """The table, by way of `rows`, which executes a statement and gives its rows."""
 
     def __init__(self, rows: Callable[[str, Any], list[tuple[Any, ...]]]) -> None:
         self._rows = rows
 
-    def published(self, job: Job, publication: Publication) -> None:
+    def published(self, job: Job) -> None:
         """Note what `job` has published; a rollback says besides that what it went back behind is not good."""
         if job.version is None or not job.export_dir:
             return
+        publication = job.publication or Publication()
         model, export_dir = printable(job.model), os.fsencode(job.export_dir)
         row = {
             "model": model,
@@ -49,7 +42,7 @@ class VersionTable:
             "identity": publication.identity,
             "place": self._next_place(model),
             "published_at": job.updated_at,
-            "metrics": _metrics_text(publication.metrics),
+            "metrics": metrics_text(publication.metrics),
             "pinned": False,
             "restores": None if job.restores is None else self._content(model, job.restores),
             "withdrawn_at": None,
@@ -149,8 +142,3 @@ def _to_version(row: tuple[Any, ...]) -> Version:
         restores=restores,
         withdrawn_at=withdrawn_at,
     )
-
-
-def _metrics_text(metrics: Mapping[str, float]) -> str:
-    # sorted: equal metrics give equal texts
-    return json.dumps({printable(name): metrics[name] for name in sorted(metrics)}, allow_nan=False)

@@ -64,6 +64,20 @@ class LocalStore:
                 raise fault(error, f"comparing with version {version}") from error
         return target
 
+    def committed(self, version: int, identity: str) -> Path | None:
+        """The version directory, where a `commit` of the draft of that identity has come as far as its rename; else None.
+
+        Raises EnvironmentFault where that cannot be told, or made to last.
+        """
+        target = self.root / str(version)
+        try:
+            if not identity or identity_of(target) != identity:
+                return None
+            sync_directory(self.root)
+        except OSError as error:
+            raise fault(error, f"looking for version {version}") from error
+        return target
+
     def discard(self, draft: Path) -> None:
         """Remove a draft of ours, if it is there. Raises OSError as it comes; the next `draft` or `sweep` tries again."""
         if draft.name.startswith(self._prefix):

@@ -30,7 +30,7 @@ def shortage(path: Path, room: Room, nbytes: int, min_free: int) -> EnvironmentF
 
     A file system that reports no size at all (some network mounts do) is not held to it.
     """
-    if not room.free or room.free - nbytes >= min_free:
+    if not room.size or room.free - nbytes >= min_free:
         return None
     return EnvironmentFault(
         "disk-low",

@@ -329,6 +329,73 @@ async def test_a_directory_that_hangs_at_the_start_does_not_hold_up_a_stop(root,
     assert all("READY" not in notice.lines for notice in manager.all())
 
 
+@pytest.fixture
+def hanging(tmp_path, monkeypatch):
+    """A second model for `config.toml`, in whose watched directory nothing answers; `asked` is set once it was looked at."""
+
+    class Hanging:
+        table = '[[model]]\nname = "b"\nwatch = "hanging"\npublish = "models-b"\n'
+        asked = threading.Event()
+        answers = threading.Event()
+
+    def remote_kind(path):
+        if path.endswith("hanging"):
+            Hanging.asked.set()
+            Hanging.answers.wait(PATIENCE_SECONDS)
+
+    (tmp_path / "hanging").mkdir()
+    monkeypatch.setattr(watcher, "remote_kind", remote_kind)
+    yield Hanging
+    Hanging.answers.set()
+
+
+async def test_a_directory_that_hangs_at_the_start_keeps_no_other_model_waiting(
+    started, manager, hanging, tmp_path, monkeypatch
+):
+    """The start is complete after a while, its model is degraded and says why; when it answers all is well."""
+    path = write_config(tmp_path)
+    path.write_text(path.read_text() + hanging.table)
+    monkeypatch.setattr("smdaemon.daemon.daemon.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("smdaemon.daemon.watches.PATIENCE_SECONDS", 0.1)
+    async with started(config=path) as running:
+        status = (await next_notice(manager, "READY", "1")).lines["STATUS"]
+        assert status.startswith("running: 2 models")
+        assert status.endswith(" b")
+        status = await running.ask(running.client.get, "/v1/status")
+        assert status["models"][1]["error"]["code"] == "directory-slow"
+        running.drop("ckpt-1.npz")
+        assert [job["state"] for job in await running.ended()] == ["published"]
+        hanging.answers.set()
+        while (await running.ask(running.client.get, "/v1/status"))["models"][1]["health"] != "ok":
+            await trio.lowlevel.checkpoint()
+
+
+async def test_a_directory_that_hangs_during_a_reload_does_not_hold_up_a_stop(started, manager, hanging):
+    """SIGTERM is obeyed while a watch that a reload has begun gives no answer."""
+    async with started() as running:
+        running.daemon._file.write_text(running.daemon._file.read_text() + hanging.table)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert await trio.to_thread.run_sync(hanging.asked.wait, PATIENCE_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await next_notice(manager, "STOPPING", "1")
+    assert not hanging.answers.is_set()
+
+
+async def test_a_reload_mends_one_that_hangs(started, manager, hanging):
+    """A second SIGHUP is obeyed, too: a configuration without the directory that hangs is in force at once."""
+    async with started() as running:
+        sound = running.daemon._file.read_text()
+        running.daemon._file.write_text(sound + hanging.table)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert await trio.to_thread.run_sync(hanging.asked.wait, PATIENCE_SECONDS)
+        running.daemon._file.write_text(sound)
+        await next_notice(manager, "RELOADING", "1")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await next_notice(manager, "RELOADING", "1")
+        await next_notice(manager, "READY", "1")
+        assert [model.name for model in running.daemon.config.model] == ["ranker"]
+
+
 def checkpoint() -> bytes:
     """A finished npz."""
     import io

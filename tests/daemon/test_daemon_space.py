@@ -1,6 +1,7 @@
 """Room on the disk: looked at before an export begins; a queue that pauses and says so; a limit of bytes a second."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,18 +9,20 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smdaemon.daemon.space import SpaceWatch
 from smdaemon.errors import EnvironmentFault
 from smdaemon.export.rate import RateLimit
 from smdaemon.jobs.attempt import JobCancelled
 from smdaemon.publish import space
+from smdaemon.settings import Config, DaemonSettings, ModelSettings
 
 
 class Disk:
     """A file system whose room the test decides."""
 
-    def __init__(self, monkeypatch, free: int) -> None:
+    def __init__(self, monkeypatch, free: int, size: int = 1 << 40) -> None:
         self.free = free
-        monkeypatch.setattr(space, "room_of", lambda _path: space.Room(self.free, 1 << 40))
+        monkeypatch.setattr(space, "room_of", lambda _path: space.Room(self.free, size))
 
 
 def test_room_is_that_of_the_nearest_directory_that_is_there(tmp_path):
@@ -39,13 +42,22 @@ def test_an_export_that_would_fill_the_disk_does_not_begin(monkeypatch):
 
 def test_a_file_system_that_tells_no_size_is_believed_in_nothing(monkeypatch):
     """Some network mounts report zero."""
-    Disk(monkeypatch, 0)
+    Disk(monkeypatch, 0, size=0)
     space.check_room(Path("/m"), 1 << 40, 1 << 40)
 
 
-async def test_a_low_disk_pauses_the_queue_visibly_and_room_sets_it_going(started, monkeypatch):
+def test_a_disk_that_is_full_to_the_last_byte_has_no_room(monkeypatch):
+    """No bytes left of a size that is known are a shortage, not a file system that tells nothing."""
+    Disk(monkeypatch, 0)
+    with pytest.raises(EnvironmentFault, match="0 bytes left; 900 ") as fault:
+        space.check_room(Path("/m"), 900, 100)
+    assert (fault.value.code, fault.value.retryable) == ("disk-low", True)
+
+
+@pytest.mark.parametrize("free", [10, 0])
+async def test_a_low_disk_pauses_the_queue_visibly_and_room_sets_it_going(started, monkeypatch, free):
     """The drop is accepted and waits; status says degraded, disk-low and the remedy; then it is published by itself."""
-    disk = Disk(monkeypatch, 10)
+    disk = Disk(monkeypatch, free)
     async with started(daemon='min_free = "1MiB"') as running:
         running.drop("ckpt-1.npz")
         while not (status := await running.ask(running.client.get, "/v1/status"))["jobs"].get("queued"):
@@ -58,6 +70,31 @@ async def test_a_low_disk_pauses_the_queue_visibly_and_room_sets_it_going(starte
         (job,) = await running.ended()
         assert job["state"] == "published"
         assert (await running.ask(running.client.get, "/v1/status"))["models"][0]["health"] == "ok"
+
+
+async def test_a_file_system_that_hangs_hides_no_other(monkeypatch):
+    """What it had stays known; a full disk beside it pauses its queue; and it is not asked again before it has answered."""
+    config = Config(
+        daemon=DaemonSettings(state_dir="/state", control_socket="/control", min_free="100"),
+        model=[ModelSettings(name=name, watch=f"/runs/{name}", publish=f"/models/{name}") for name in "ab"],
+    )
+    answers, asked = threading.Event(), []
+
+    def room_of(path: Path) -> space.Room:
+        asked.append(path.name)
+        if asked.count("a") == 2 and path.name == "a":
+            answers.wait(60)
+        return space.Room(1000 if len(asked) <= 2 else 1, 1 << 40)
+
+    monkeypatch.setattr(space, "room_of", room_of)
+    monkeypatch.setattr("smdaemon.daemon.space.ANSWER_SECONDS", 1.0)
+    changes = []
+    watch = SpaceWatch(lambda: config, lambda: changes.append(sorted(watch.low)))
+    for _ in range(3):
+        await watch.look()
+    answers.set()
+    assert (sorted(asked), changes) == (["a", "a", "b", "b", "b"], [["b"]])
+    assert {name: room.free for name, room in watch.rooms.items()} == {"a": 1000, "b": 1}
 
 
 async def test_an_export_larger_than_the_room_waits_with_its_reason(started, monkeypatch):

@@ -13,10 +13,9 @@ from smdaemon.config import parse_config
 from smdaemon.daemon.intake import check_request
 from smdaemon.daemon.versions import Versions
 from smdaemon.errors import DropError, EnvironmentFault
-from smdaemon.jobs.job import NewJob
+from smdaemon.jobs.job import NewJob, Publication
 from smdaemon.jobs.ledger import open_ledger
 from smdaemon.jobs.states import Event
-from smdaemon.jobs.versions import Publication
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish import local
 from smdaemon.publish.local import LocalStore, identity_of

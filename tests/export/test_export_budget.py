@@ -1,5 +1,6 @@
 import pytest
 import trio
+import trio.testing
 
 from smdaemon.errors import EnvironmentFault
 from smdaemon.export.budget import ByteBudget
@@ -48,3 +49,44 @@ async def test_a_cancelled_waiter_holds_nothing(autojump_clock):
     async with budget.reserved(10):
         assert budget.used == 10
     assert budget.used == 0
+
+
+async def test_a_budget_that_shrinks_refuses_who_no_longer_fits(autojump_clock):
+    """Whoever waits for more than there will ever be is told so at once, and does not hold up those behind."""
+    budget = ByteBudget(10)
+    ended = []
+
+    async def use(name, nbytes):
+        try:
+            async with budget.reserved(nbytes):
+                ended.append((name, trio.current_time() - start))
+        except EnvironmentFault as fault:
+            ended.append((name, fault.code))
+
+    start = trio.current_time()
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery, budget.reserved(6):
+            for item in (("large", 9), ("other", 8), ("small", 1)):
+                nursery.start_soon(use, *item)
+                await trio.testing.wait_all_tasks_blocked()
+            budget.total = 7
+            await trio.testing.wait_all_tasks_blocked()
+    assert ended == [("large", "memory-budget"), ("other", "memory-budget"), ("small", 0)]
+
+
+async def test_a_budget_that_grows_wakes_who_waits(autojump_clock):
+    """A reload with more memory serves who waits at once, not when somebody else has ended."""
+    budget = ByteBudget(10)
+    served = trio.Event()
+
+    async def use():
+        async with budget.reserved(5):
+            served.set()
+
+    async with trio.open_nursery() as nursery, budget.reserved(6):
+        nursery.start_soon(use)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not served.is_set()
+        budget.total = 11
+        with trio.fail_after(1):
+            await served.wait()

@@ -4,13 +4,14 @@ The pure part of the scheduler is asked alone: a ledger's picture in, the order 
 """
 
 from collections import Counter
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 from jobs_kit import new_job
 
-from smdaemon.jobs.job import begin
+from smdaemon.jobs.job import Publication, begin
 from smdaemon.jobs.scheduler import FAIR_TURN, ModelPolicy, Scheduler
 
 
@@ -113,6 +114,17 @@ def test_a_rollback_goes_before_everything(on_backlog):
     first = house.ledger.add("a", 3, origin="api", restores=2)
     second = house.ledger.add("b", 0, origin="api", restores=1)
     assert [house.next(), house.next()] == [first, second]
+
+
+def test_what_may_be_published_already_goes_before_newer_drops():
+    """A job whose commit began is looked at first, whatever the backlog's rule: its version may stand there."""
+    house = turns(a=0, b=9)
+    house.policies["a"] = ModelPolicy("latest", paused=True)
+    house.ledger.add("b", 1)
+    house.ledger.add("a", 5)
+    begun = replace(house.ledger.add("a", 3), publication=Publication("1/2-3-4"))
+    house.ledger.queued["a"][begun.id] = begun
+    assert house.next() == begun
 
 
 def test_a_rollback_does_not_wait_for_the_watch():

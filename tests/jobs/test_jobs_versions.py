@@ -5,11 +5,10 @@ import pytest
 from jobs_kit import PATHS, new_job
 
 from smdaemon.errors import ConfigError
-from smdaemon.jobs.job import JobError
+from smdaemon.jobs.job import JobError, Publication
 from smdaemon.jobs.journal import Journal
 from smdaemon.jobs.schema import APPLICATION_ID, MIGRATIONS
 from smdaemon.jobs.states import Event, State
-from smdaemon.jobs.versions import Publication
 
 
 @pytest.fixture
@@ -209,6 +208,22 @@ def test_a_job_keeps_what_it_restores_and_what_its_validator_said(journal, path)
     assert (found.restores, found.validator_output) == (2, "no such layer\n\\udcff")
 
 
+def test_what_a_commit_is_to_publish_outlives_a_crash(journal, path):
+    """It is in the row before the rename, and stays there through a new attempt."""
+    job = journal.accept(new_job(), 1.0)[-1].job
+    for event in PATHS[State.VERIFYING]:
+        journal.move(job.id, event, 1.0)
+    begun = Publication("1/2-3-4", {"loss": 0.5, "näme": 1.0})
+    journal.move(job.id, Event.COMMIT, 1.0, publication=begun)
+    journal.close()
+    again = Journal(path)
+    again.resume(2.0)
+    again.move(job.id, Event.STAGE, 3.0)
+    found = again.get(job.id)
+    again.close()
+    assert (found.state, found.publication) == (State.STAGING, begun)
+
+
 def old_journal(path):
     """A journal of the first schema, open for its rows to be written."""
     connection = apsw.Connection(str(path))
@@ -245,7 +260,7 @@ def test_a_journal_from_before_tells_what_it_published(path):
     }
     assert found["tower", 1].export_dir == "/tower/\udcff/1"
     job = journal.get(1)
-    assert (job.restores, job.validator_output, job.version) == (None, "", 30)
+    assert (job.restores, job.validator_output, job.version, job.publication) == (None, "", 30, None)
     publish(journal, 40, now=70.0)
     assert journal.versions("ranker")[0].place == 3
     journal.close()

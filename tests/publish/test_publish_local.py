@@ -8,7 +8,7 @@ from smdaemon import durable
 from smdaemon.durable import write_atomically
 from smdaemon.errors import DropError, EnvironmentFault
 from smdaemon.publish import local
-from smdaemon.publish.local import LocalStore, publish
+from smdaemon.publish.local import LocalStore, identity_of, publish
 
 
 @pytest.fixture
@@ -43,6 +43,16 @@ def test_a_commit_that_was_done_already_is_found_done(store):
     store.commit(make_draft(store, "job1"), 41)
     store.commit(make_draft(store, "job2"), 41)
     assert [p.name for p in store.root.iterdir()] == ["41"]
+
+
+def test_a_rename_that_was_done_is_known_by_the_drafts_identity(store):
+    """The identity that the draft had says whose version it is; another one, or none, says nothing."""
+    draft = make_draft(store, "job1")
+    identity = identity_of(draft)
+    assert store.committed(41, identity) is None
+    target = store.commit(draft, 41)
+    assert store.committed(41, identity) == target
+    assert [store.committed(41, "1/2-3-4"), store.committed(41, "")] == [None, None]
 
 
 def test_an_existing_version_with_other_content_is_never_touched(store):
