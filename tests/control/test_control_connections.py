@@ -287,26 +287,6 @@ async def test_inherited_socket():
         backend.stopping.set()
 
 
-async def test_foreign_pages_are_refused():
-    """A web page cannot reach the daemon through the browser of somebody on the same machine."""
-    backend = FakeBackend()
-
-    async def status_for(port, extra):
-        stream = await trio.open_tcp_stream("127.0.0.1", port)
-        async with stream:
-            await stream.send_all(b"POST /v1/jobs/1/cancel HTTP/1.1\r\nConnection: close\r\n" + extra + b"\r\n")
-            return int((await stream.receive_some()).split()[1])
-
-    async with trio.open_nursery() as nursery:
-        (address,) = await nursery.start(lambda **kw: serve(backend, unix_socket=None, tcp="127.0.0.1:0", **kw))
-        port = int(address.rpartition(":")[2])
-        assert await status_for(port, b"Host: localhost\r\n") == 404
-        assert await status_for(port, b"Host: localhost\r\nOrigin: http://evil.example\r\n") == 403
-        assert await status_for(port, b"Host: localhost\r\nSec-Fetch-Site: cross-site\r\n") == 403
-        assert await status_for(port, b"Host: rebound.example\r\n") == 403
-        backend.stopping.set()
-
-
 async def test_refused_address_starts_nothing():
     """A TCP address that other machines reach is refused before anything listens."""
     with pytest.RaisesGroup(pytest.RaisesExc(ConfigError, check=lambda error: error.code == "config-invalid")):
