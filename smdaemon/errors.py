@@ -338,6 +338,7 @@ CODES: dict[str, Code] = {
     "job-unknown": Code("there is no job of that id", "list the jobs with: smdaemon jobs"),
     "job-not-cancellable": Code("the job has ended already or is being committed", "nothing needs to be done"),
     "job-not-retryable": Code("the job has not failed", "only failed and cancelled jobs can be retried"),
+    "job-cancelled": Code("a job that a command waited for was cancelled", "run it again with: smdaemon retry JOB"),
     "version-unknown": Code(
         "this daemon published no such version, or it is no longer there",
         "list what there is with: smdaemon versions MODEL",

@@ -83,7 +83,7 @@ class Client:
             if response.status != 200:
                 raise _remote_error(response.status, response.read())
             yield from _parse_events(response)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise self._unreachable(error) from error
         finally:
             connection.close()

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from smdaemon.cli.client import Client, Json
 from smdaemon.errors import ConfigError, SmdaemonError
-from smdaemon.jobs.states import ACTIVE, TERMINAL
+from smdaemon.jobs.states import ACTIVE, PENDING, TERMINAL
 
 _SAMPLES = 720
 _OPEN_KEPT = 1000
 _OPEN_READ = 200
+# Of what waits, so many are known where there are as many: more than a terminal has lines.
+_WAITING_KNOWN = 100
 _FAILED_KEPT = 5
 _RETRY_SECONDS = 1.0
 
@@ -38,6 +40,14 @@ class Known:
     def queue(self) -> list[Json]:
         """The jobs that have not ended: what runs, then what waits, the oldest first."""
         return sorted(self.open_jobs.values(), key=lambda job: (job["state"] not in ACTIVE, job["id"]))
+
+    def lacks_waiting(self) -> bool:
+        """Whether the part of a long queue that is known has been worked off, and there is more of it."""
+        if self.status is None:
+            return False
+        there: int = sum(self.status["jobs"].get(state, 0) for state in PENDING)
+        known = sum(job["state"] in PENDING for job in self.open_jobs.values())
+        return known < min(there, _WAITING_KNOWN)
 
     def take(self, event: Json) -> None:
         """Take in one event of GET /v1/events?status=true."""
@@ -107,16 +117,24 @@ class Follower:
                     self._known = known
             with self._lock:
                 known.take(event.data)
+            if "status" in event.data and known.lacks_waiting():
+                waiting = self._queue()
+                with self._lock:
+                    for job in waiting:
+                        known.keep(job)
             self._tell()
 
     def _read(self) -> Known:
         known = Known(status=self._client.get("/v1/status"))
         known.samples.extend(self._client.get("/v1/history")["samples"])
-        waiting = self._client.get("/v1/queue", limit=_OPEN_READ)["jobs"]
         failed = self._client.get("/v1/jobs", state="failed", limit=_FAILED_KEPT)["jobs"]
-        for job in (*waiting, *failed):
+        for job in (*self._queue(), *failed):
             known.keep(job)
         return known
+
+    def _queue(self) -> list[Json]:
+        jobs: list[Json] = self._client.get("/v1/queue", limit=_OPEN_READ)["jobs"]
+        return jobs
 
     def _tell(self) -> None:
         if not self._stopping.is_set():

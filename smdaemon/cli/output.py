@@ -23,7 +23,7 @@ def visible(text: object) -> str:
 
 def error_line(error: SmdaemonError) -> str:
     """'error: MESSAGE (CODE); REMEDY'."""
-    return f"error: {visible(error.message)} ({error.code}); {visible(error.remedy)}"
+    return f"error: {visible(error.message)} ({visible(error.code)}); {visible(error.remedy)}"
 
 
 def print_error(error: SmdaemonError) -> None:

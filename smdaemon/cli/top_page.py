@@ -103,9 +103,15 @@ def _one_line(part: RenderableType) -> RenderableType:
 def _title(known: Known, now: datetime, columns: int) -> Table:
     status = known.status or {}
     ill = sum(model["health"] != "ok" for model in status["models"])
-    health = Text(f"{ill} of {len(status['models'])} models degraded", "bold red") if ill else Text("all well", "green")
+    errors = len(all_errors(status))
     if "config_error" in status:
-        health = Text(f"reload refused: {status['config_error']['code']}", "bold red")
+        health = Text(f"reload refused: {output.visible(status['config_error']['code'])}", "bold red")
+    elif ill:
+        health = Text(f"{ill} of {len(status['models'])} models degraded", "bold red")
+    elif errors:
+        health = Text("1 error" if errors == 1 else f"{errors} errors", "bold red")
+    else:
+        health = Text("all well", "green")
     link = Text("live", "green")
     if known.away is not None:
         link = Text(f"away, trying again: {output.visible(known.away.message)}", "bold red")

@@ -91,6 +91,9 @@ def rollback(
     if job["state"] == "failed":
         error = job["error"]
         raise RemoteError(error["code"], error["message"], remedy=error["remedy"])
+    if wait and job["state"] != "published":
+        told = f"job {job['id']} was {job['state']}: version {job['restores']} is not published once more"
+        raise ConfigError("job-cancelled", told)
 
 
 def _ended(client: Client, job: Json) -> Json:

@@ -4,15 +4,19 @@ from collections.abc import Awaitable, Callable
 
 import trio
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from smdaemon.control.backend import Backend
 from smdaemon.control.render import to_json
+from smdaemon.errors import EnvironmentFault
+from smdaemon.log import get_logger
 from smdaemon.proto.mapping import message_to_dict
 from smdaemon.proto.v1 import Event
 
+_log = get_logger(__name__)
 # Proxies and clients give up a silent connection after 30 s or more.
 KEEP_ALIVE_SECONDS = 15
+_END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class EventStream(Response):
@@ -36,7 +40,11 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one client."""
-        del scope
+        start: Message = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        if scope["method"] == "HEAD":
+            await send(start)
+            await send(_END)
+            return
         lock = trio.Lock()
 
         async def write(text: bytes) -> None:
@@ -44,16 +52,19 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": text, "more_body": True})
 
         async with self._backend.events(self._after, status=self._status) as events:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send(start)
             await write(b"retry: 1000\n\n")  # a client that is cut off comes back after this many milliseconds
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_end_when_left, receive, nursery.cancel_scope)
                 nursery.start_soon(_end_when_stopping, self._backend.stopping, nursery.cancel_scope)
                 nursery.start_soon(_keep_alive, write)
-                async for event in events:
-                    await write(render_event(event))
+                try:
+                    async for event in events:
+                        await write(render_event(event))
+                except EnvironmentFault as fault:  # the client comes back, and goes on where it was
+                    _log.warning("event stream ended", code=fault.code, reason=fault.message)
                 nursery.cancel_scope.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send(_END)
 
 
 def render_event(event: Event) -> bytes:

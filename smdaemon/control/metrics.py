@@ -176,7 +176,9 @@ def _model_families(status: v1.Status) -> Iterator[Metric]:
         labels=["model"],
     )
     healthy = GaugeMetricFamily(
-        "smdaemon_watch_healthy", "1 while the model's watch directory is watched without fault.", labels=["model"]
+        "smdaemon_watch_healthy",
+        "1 while the model's directory is watched without fault, and there is at least min_free where it is published.",
+        labels=["model"],
     )
     retention = GaugeMetricFamily(
         "smdaemon_retention_failed", "1 while old versions of the model cannot be removed.", labels=["model"]

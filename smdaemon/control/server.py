@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
@@ -39,8 +39,13 @@ _IDLE_SECONDS = 30
 _HANDSHAKE_SECONDS = 10
 _ANSWER_SECONDS = 1.0
 _SAY_AGAIN_SECONDS = 60.0
+SEND_SECONDS = 60.0
+"""A client that has not taken what was sent for so long is cut off. One that follows the events comes back, and misses nothing."""
 MAX_STRANGERS = 1000
-"""So many connections of those who may not act are served at once. Who may act is always let in: to see what is going on, and end it."""
+"""So many connections of those are served at once of whom the kernel does not say that they may act. Over TCP that is everyone.
+
+Who may act by the unix socket is always let in: to see what is going on, and end it.
+"""
 
 
 async def serve(
@@ -159,15 +164,30 @@ class _Connection(TCPServer):
     """hypercorn's connection, which would keep its descriptor for the idle time after its client has closed it.
 
     And which fails where it answers an error while its stream is being closed: what a client sends behind its last request brings that about.
+    And which writes for ever to a client that does not read.
     """
 
     _left = False
 
     async def protocol_send(self, event: Event) -> None:
         try:
-            await super().protocol_send(event)
+            if isinstance(event, RawData):
+                await self._send(event.data)
+            else:
+                await super().protocol_send(event)
         except trio.BusyResourceError:
             await self.protocol.handle(Closed())
+
+    async def _send(self, data: bytes) -> None:
+        async with self.send_lock:
+            try:
+                with trio.fail_after(SEND_SECONDS, shield=True):
+                    await self.stream.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.protocol.handle(Closed())
+            except trio.TooSlowError:
+                await trio.aclose_forcefully(self.stream)
+                await self.protocol.handle(Closed())
 
     async def _read_data(self) -> None:
         await super()._read_data()

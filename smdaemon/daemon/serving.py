@@ -26,7 +26,8 @@ from smdaemon.settings import Config, LabelRule, ModelSettings, ServingSettings
 
 _log = get_logger(__name__)
 _AGAIN_SECONDS = 30.0
-_LOOK_SECONDS = 60.0
+# of a look or a write, which take milliseconds
+_HANG_SECONDS = 60.0
 
 
 class Serving:
@@ -43,6 +44,8 @@ class Serving:
         self._due: set[str] = set()
         self._woken = trio.Event()
         self._settled = trio.Event()
+        # one write at a time, also where one was given up that its file system has not let go of
+        self._writing = trio.CapacityLimiter(1)
         ledger.observe(self._saw)
         versions.changed.append(self._wake)
 
@@ -83,7 +86,8 @@ class Serving:
 
     def _wake(self, *models: str) -> None:
         self._due.update(models)
-        self._settled = trio.Event()
+        if self._settled.is_set():  # else who waits for it would wait for ever
+            self._settled = trio.Event()
         self._woken.set()
 
     async def _look(self) -> None:
@@ -105,10 +109,7 @@ class Serving:
                 self._entries[model.name] = _entry(model, config.serving, looked)
         told = {model.name: self._entries[model.name] for model in config.model if model.name in self._entries}
         try:
-            # a stop does not wait for a file system that hangs: the next start goes on
-            written = await trio.to_thread.run_sync(
-                _update, Path(config.serving.config_file), told, abandon_on_cancel=True
-            )
+            written = await self._write(Path(config.serving.config_file), told)
         except SmdaemonError as error:
             problem = error
         else:
@@ -119,11 +120,21 @@ class Serving:
     async def _looked(self, model: ModelSettings, settings: ServingSettings) -> Looked:
         if not settings.labels:  # the entry is the same whatever lies there
             return Looked()
-        with trio.move_on_after(_LOOK_SECONDS):
-            return await self._versions.looked(model.name)
+        with trio.move_on_after(_HANG_SECONDS):
+            looked = await self._versions.looked(model.name)
+            if looked.lost:
+                message = f"no version is left in the publish directory of {model.name!r}"
+                remedy = "mount it; where the versions were removed on purpose, publish another one"
+                raise EnvironmentFault("directory-missing", message, remedy=remedy, retryable=True)
+            return looked
         # else one file system that hangs would keep the others' models from the file
-        message = f"the publish directory of {model.name!r} gave no answer within {_LOOK_SECONDS:g} s"
-        raise EnvironmentFault("io-error", message, retryable=True)
+        raise _hangs(f"the publish directory of {model.name!r}")
+
+    async def _write(self, path: Path, told: Mapping[str, Entry | None]) -> bool:
+        with trio.move_on_after(_HANG_SECONDS):
+            # a stop does not wait for a file system that hangs: the next start goes on
+            return await trio.to_thread.run_sync(_update, path, told, abandon_on_cancel=True, limiter=self._writing)
+        raise _hangs(f"the directory of {str(path)!r}")
 
     def _tell(self, problem: SmdaemonError | None, settings: ServingSettings) -> None:
         if problem is None:
@@ -132,6 +143,10 @@ class Serving:
             fields = {"path": settings.config_file, "code": problem.code, "reason": problem.message}
             _log.error("serving config not written; trying again", **fields, remedy=problem.remedy)
         self.problem = problem
+
+
+def _hangs(where: str) -> EnvironmentFault:
+    return EnvironmentFault("io-error", f"{where} gave no answer within {_HANG_SECONDS:g} s", retryable=True)
 
 
 def _entry(model: ModelSettings, settings: ServingSettings, looked: Looked) -> Entry | None:

@@ -47,6 +47,8 @@ class Versions:
         self._config = config
         self._owner = owner
         self._locks: dict[str, trio.Lock] = {}
+        # by model: one look at a time, also where one was given up that its file system has not let go of
+        self._looking: dict[str, trio.CapacityLimiter] = {}
         # models with something to do: whether retention is to be applied, or only hidden versions are to be deleted
         self._due: dict[str, bool] = {}
         self._at_work: set[str] = set()
@@ -186,7 +188,10 @@ class Versions:
         """What is there and why each of it stays; the lock is held."""
         rows = await self._ledger.versions(model.name)
         needed = [*_named_paths(self._config()), *self._read_paths(model)]
-        looked = await trio.to_thread.run_sync(look, self._store(model), rows, needed, abandon_on_cancel=True)
+        one = self._looking.setdefault(model.name, trio.CapacityLimiter(1))
+        looked = await trio.to_thread.run_sync(
+            look, self._store(model), rows, needed, abandon_on_cancel=True, limiter=one
+        )
         if looked.adopted:
             await self._ledger.adopt_versions(model.name, looked.adopted)
         # after the last await: whoever holds the lock acts on the jobs as they are now

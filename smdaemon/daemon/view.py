@@ -235,9 +235,13 @@ class View:
     async def events(self, after: int | None, /, *, status: bool = False) -> AsyncIterator[AsyncIterator[v1.Event]]:
         """The moves after `after`, from the journal and then live, and between them the progress of what runs (seq 0).
 
-        With `status` also the status, at once and whenever it has changed, once a second at most.
+        With `status` also the status, at once and whenever it has changed, once a second at most. Where `after` is beyond the newest
+        move it is of another journal, one that was moved away: all moves come then.
         """
-        seen = self._ledger.bus.last_seq if after is None else after
+        newest = self._ledger.bus.last_seq
+        seen = newest if after is None else after
+        if seen > newest:
+            seen = 0
         news = StatusNews(self._status_event) if status else _no_news
         async with aclosing(feed(self._ledger, seen, self._progress, news)) as moves:
             yield moves

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 import trio
 
 from smdaemon.errors import EnvironmentFault, SmdaemonError
-from smdaemon.jobs.job import Job
+from smdaemon.jobs.job import Job, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS, delay
 from smdaemon.jobs.states import State
@@ -62,6 +62,8 @@ class Notifier:
         self._owner = owner
         self._place = self._noted = place
         self._on_change = on_change
+        # what the journal has said since it last took a note
+        self._fault: EnvironmentFault | None = None
         self._since = ledger.clock()
         self._at_rest = False
         self._woken = trio.Event()
@@ -92,14 +94,7 @@ class Notifier:
         attempt = 0
         while True:
             self._woken = trio.Event()
-            try:
-                moves = await self._ledger.moves_after(self._place, _PAGE, self._states)
-            except EnvironmentFault as fault:
-                attempt += 1
-                self._failed(fault, "the journal cannot be read; trying again")
-                await trio.sleep(delay(attempt, self._rng))
-                continue
-            attempt = 0
+            moves = await self._read()
             for move in moves:
                 if self.wants(move.job):
                     await self._tell(cloud_event(move, self._owner))
@@ -107,8 +102,26 @@ class Notifier:
                 elif move.seq - self._noted >= _NOTE_EVERY:
                     await self._note(move.seq)
                 self._place = move.seq
-            if not moves:
+            if moves:
+                attempt = 0
+            elif self._fault is None:
+                attempt = 0
                 await self._rest()
+            else:
+                attempt += 1
+                with trio.move_on_after(delay(attempt, self._rng)):
+                    await self._woken.wait()
+
+    async def _read(self) -> list[Moved]:
+        """The next moves. None where there are none, or where the journal refuses: then there is a `_fault`."""
+        try:
+            moves = await self._ledger.moves_after(self._place, _PAGE, self._states)
+        except EnvironmentFault as fault:
+            self._refused(fault, "the journal cannot be read; trying again")
+            return []
+        if not moves and self._fault is not None:  # no further note would show that it is over
+            await self._note(self._place)
+        return moves
 
     async def _rest(self) -> None:
         self._at_rest, self.tally.behind_since = True, None
@@ -158,13 +171,21 @@ class Notifier:
             await self._hurried.wait()
 
     async def _note(self, seq: int) -> None:
-        """Remember durably that all up to `seq` is done. Where the journal refuses, the next note makes up for it."""
+        """Remember durably that all up to `seq` is done. Where the journal refuses, a later note makes up for it."""
         try:
             await self._ledger.advance_reader(self.settings.name, seq)
         except EnvironmentFault as fault:
-            self._failed(fault, "delivery not noted; it may be repeated after a restart")
+            self._refused(fault, "delivery not noted; it may be repeated after a restart")
         else:
             self._noted = seq
+            if self.tally.error is self._fault:
+                self.tally.error = None
+            self._fault = None
+
+    def _refused(self, fault: EnvironmentFault, said: str) -> None:
+        self._fault = fault
+        self._failed(fault, said)
+        self._on_change()
 
     def _failed(self, error: SmdaemonError, said: str, event: CloudEvent | None = None) -> None:
         self.tally.error = error

@@ -51,6 +51,11 @@ class Looked:
         return [version for version, standing in self.rows if standing is Standing.MISSING] if self.present else []
 
     @property
+    def lost(self) -> bool:
+        """Whether versions are missing and no other is there: an unmounted volume looks so."""
+        return not self.numbers and any(standing is Standing.MISSING for _, standing in self.rows)
+
+    @property
     def numbers(self) -> list[int]:
         """Every number that is there, whoever published it, newest first."""
         there = {version.version for version, standing in self.rows if standing in (Standing.PRESENT, Standing.CHANGED)}

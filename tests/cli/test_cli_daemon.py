@@ -254,6 +254,19 @@ def test_rollback_follows_the_job(server, capsys):
     assert run(capsys, "rollback", "ranker")[1] == "version 41 is published once more as version 44 (job 2)\n"
 
 
+def test_rollback_that_is_cancelled_has_failed(server, capsys):
+    """A script that goes on at exit code 0 does not go on with the bad version."""
+    rollback = server.backend.rollback
+
+    async def cancelled(model, _to, /):
+        return await server.backend.cancel((await rollback(model, 41)).id)
+
+    server.backend.rollback = cancelled
+    code, out, err = run(capsys, "rollback", "ranker")
+    assert (code, out) == (1, "job 1: cancelled, publishes version 41 once more\n")
+    assert err.startswith("error: job 1 was cancelled: version 41 is not published once more (job-cancelled); ")
+
+
 def test_show_prints_what_the_validator_said(with_jobs, capsys):
     """Line by line, made visible."""
     with_jobs.backend._jobs[3].validator_output = "first\n\tsecond\x1b[2J\n"

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smdaemon.cli.client import RemoteError
 from smdaemon.cli.output import age, clock, error_line, human_bytes, human_seconds, parse_time, progress, visible
 from smdaemon.errors import DropError
 
@@ -41,6 +42,7 @@ def test_error_line_is_one_line():
     """An error with a hostile name stays on one line."""
     line = error_line(DropError("name-invalid", "bad\n\x1bname"))
     assert line == "error: bad\\n\\x1bname (name-invalid); rename the tensor"
+    assert error_line(RemoteError("a\x1b[2J", "m", remedy="r")) == "error: m (a\\x1b[2J); r"
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,16 @@ def test_a_picture_of_nothing():
     assert "\x1b[31m" not in text
 
 
+def test_all_is_well_where_no_line_says_otherwise():
+    """A model that is watched well may have another error; so may a notifier, or Serving's file."""
+    error = {"code": "io-error", "message": "it broke", "remedy": "mend it"}
+    assert "all well" in drawn(known_of())[0]
+    ill = known_of(notifiers=[{"name": "pager", "error": error}])
+    assert ("1 error" in drawn(ill)[0], "all well" in drawn(ill)[0]) == (True, False)
+    ill.status["models"][0]["retention_error"] = error
+    assert "2 errors" in drawn(ill)[0]
+
+
 def test_the_queue_has_what_runs_first():
     """What runs, then what waits, the oldest first; jobs that have ended are gone, the last failures stay."""
     known = Known()

@@ -1,6 +1,7 @@
 """Every path of the control socket, asked over a real unix socket."""
 
 import json
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from control_http import UnixHttp, ask
@@ -8,6 +9,7 @@ from structlog.testing import capture_logs
 
 from smdaemon.cli.client import RemoteError
 from smdaemon.control.app import OPERATIONS
+from smdaemon.errors import EnvironmentFault
 from smdaemon.proto import v1
 
 PROTOBUF = {"Accept": "application/x-protobuf"}
@@ -254,3 +256,30 @@ def test_events_end_when_stopping(server, client):
     assert next(stream).seq == 1
     server.stop()
     assert list(stream) == []
+
+
+def test_the_head_of_the_events_is_answered_and_ends(server):
+    """HEAD asks for no events: nothing is followed for it."""
+    answer = ask(server.path, "HEAD", "/v1/events")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    assert server.backend.subscribers == 0
+
+
+def test_a_journal_that_cannot_be_read_ends_the_events(server, client):
+    """The client comes back and goes on where it was; the log says what it is, which is no bug."""
+
+    @asynccontextmanager
+    async def faulty(_after, /, *, status=False):
+        async def broken():
+            yield v1.Event(seq=1, job=v1.Job(id=1, state="queued"))
+            raise EnvironmentFault("io-error", "reading the journal", retryable=True)
+
+        async with aclosing(broken()) as moves:
+            yield moves
+
+    server.backend.events = faulty
+    with capture_logs() as logs:
+        assert [event.seq for event in client.events(after=0)] == [1]
+    assert [(line["log_level"], line["code"]) for line in logs] == [("warning", "io-error")]
+    assert "exc_info" not in logs[0]

@@ -134,6 +134,17 @@ async def test_a_reader_that_fell_behind_misses_no_move(tmp_path):
         await told.aclose()
 
 
+async def test_who_resumes_beyond_the_journals_end_is_told_all(started):
+    """His place is in another journal, one that was moved away: nothing of this one has come to him."""
+    async with started() as running:
+        running.drop("ckpt-1.npz")
+        await running.ended()
+        seen = await trio.to_thread.run_sync(
+            lambda: next(running.client.events(after=100_000)).seq, abandon_on_cancel=True
+        )
+        assert seen == 1
+
+
 def test_the_queue_is_what_runs_and_then_what_waits(tmp_path):
     """The oldest first, as many as asked for; how far it has come is in it. What has ended is not."""
     (tmp_path / "runs").mkdir()

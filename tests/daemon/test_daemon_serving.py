@@ -1,9 +1,15 @@
 """TensorFlow Serving's model config file by the real daemon: which versions and labels it has, and what becomes of faults."""
 
+import threading
+from types import SimpleNamespace
+
 import trio
 from daemon_kit import write_config
 from google.protobuf import text_format
+from trio.testing import wait_all_tasks_blocked
 
+from smdaemon.config import load_config
+from smdaemon.daemon.serving import Serving
 from smdaemon.proto.pool import pool
 from smdaemon.proto.serving import ModelServerConfig
 
@@ -163,10 +169,76 @@ async def test_a_publish_directory_that_hangs_is_told(started, monkeypatch):
     async def hang(_self, _model):
         await trio.sleep_forever()
 
-    monkeypatch.setattr("smdaemon.daemon.serving._LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("smdaemon.daemon.serving._HANG_SECONDS", 0.05)
     monkeypatch.setattr("smdaemon.daemon.versions.Versions.looked", hang)
     async with started(model=LISTED) as running:
         while "error" not in (state := await status(running)):
             await trio.lowlevel.checkpoint()
         assert state["error"]["code"] == "io-error"
         assert "'ranker' gave no answer" in state["error"]["message"]
+
+
+async def test_a_publish_directory_that_is_not_mounted_keeps_its_entry(started, monkeypatch):
+    """Serving would unload all of its versions. The status says so, and the mount's return is seen without another publication."""
+    monkeypatch.setattr("smdaemon.daemon.serving._AGAIN_SECONDS", 0.05)
+    async with started(model=LISTED) as running:
+        await publish(running, 1, 2)
+        await until(lambda: labels(running) == {"stable": 2, "canary": 1})
+    before = (running.root / "serving.config").read_text()
+    running.models.rename(running.root / "volume")
+    running.models.mkdir()
+    async with started(config=running.root / "config.toml") as running:
+        while "error" not in (state := await status(running)):
+            await trio.lowlevel.checkpoint()
+        assert state["error"]["code"] == "directory-missing"
+        assert "'ranker'" in state["error"]["message"]
+        assert (running.root / "serving.config").read_text() == before
+        running.models.rmdir()
+        (running.root / "volume").rename(running.models)
+        while "error" in await status(running):
+            await trio.lowlevel.checkpoint()
+        assert (running.root / "serving.config").read_text() == before
+
+
+async def test_a_file_system_that_hangs_under_the_file_is_told(started, monkeypatch):
+    """One write waits for it at a time, and a stop does not."""
+    hung = threading.Event()
+    calls = []
+
+    def hang(*_):
+        calls.append(None)
+        hung.wait()
+        return False
+
+    monkeypatch.setattr("smdaemon.daemon.serving._AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("smdaemon.daemon.serving._HANG_SECONDS", 0.05)
+    monkeypatch.setattr("smdaemon.daemon.serving._update", hang)
+    try:
+        async with started(model='[serving]\nconfig_file = "serving.config"\n') as running:
+            while "error" not in (state := await status(running)):
+                await trio.lowlevel.checkpoint()
+            assert state["error"]["code"] == "io-error"
+            assert "serving.config" in state["error"]["message"]
+            await publish(running, 1, 2)
+            assert len(calls) == 1
+            hung.set()
+            while "error" in await status(running):
+                await trio.lowlevel.checkpoint()
+    finally:
+        hung.set()
+
+
+async def test_whoever_waits_for_the_file_is_told_though_something_changes_meanwhile(tmp_path):
+    """Else a stop would wait all of its time."""
+    config = load_config(write_config(tmp_path))
+    ledger, versions = SimpleNamespace(observe=lambda _: None), SimpleNamespace(changed=[])
+    serving = Serving(ledger, lambda: config, versions)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serving.settle)
+            await wait_all_tasks_blocked()
+            serving.reload()
+            async with trio.open_nursery() as running:
+                running.start_soon(serving.run)
+                await wait_all_tasks_blocked()
+                running.cancel_scope.cancel()

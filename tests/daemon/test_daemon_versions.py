@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from smdaemon.jobs.states import Event
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish import local
 from smdaemon.publish.local import LocalStore, identity_of
+from smdaemon.publish.presence import look
 
 CONFIG = '[daemon]\nstate_dir = "state"\ncontrol_socket = "s"\n[[model]]\nname = "ranker"\nwatch = "runs"\npublish = "models"\n'
 STEPS = (Event.STAGE, Event.WRITE, Event.VERIFY, Event.COMMIT)
@@ -297,3 +299,24 @@ def test_a_metric_must_be_finite(value):
     with pytest.raises(DropError, match="metrics: 'auc' is ") as caught:
         check_request(ExportRequest(source="x", metrics={"auc": value}))
     assert caught.value.code == "request-invalid"
+
+
+async def test_a_publish_directory_that_hangs_takes_one_thread(house, monkeypatch):
+    """However often it is looked at and given up: the daemon's other work needs threads, too."""
+    await house.publish(1)
+    answers, looks = threading.Event(), []
+
+    def hang(*rest):
+        looks.append(None)
+        answers.wait()
+        return look(*rest)
+
+    monkeypatch.setattr("smdaemon.daemon.versions.look", hang)
+    try:
+        for _ in range(3):
+            with trio.move_on_after(0.05):
+                await house.versions.looked("ranker")
+        assert len(looks) == 1
+    finally:
+        answers.set()
+    assert (await house.versions.looked("ranker")).numbers == [1]

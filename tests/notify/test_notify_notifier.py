@@ -187,6 +187,52 @@ async def test_a_note_that_is_refused_is_made_up_for(ledger, autojump_clock, mon
     assert await ledger.reader_places(["n"]) == {"n": ledger.bus.last_seq}
 
 
+@pytest.mark.parametrize("method", ["moves_after", "advance_reader"])
+async def test_a_fault_of_the_journal_that_is_over_is_not_shown(ledger, autojump_clock, monkeypatch, method):
+    """Also where nothing further happens: who waits for all to be told does not skip this notifier for it."""
+    await ledger.reader_places(["n"])
+    await fail_one(ledger, 1)
+    real, troubles = getattr(ledger, method), [EnvironmentFault("disk-full", "no space", retryable=True)] * 3
+
+    async def faulty(*args):
+        if troubles:
+            raise troubles.pop()
+        return await real(*args)
+
+    monkeypatch.setattr(ledger, method, faulty)
+    target = Target()
+    with capture_logs() as logs:
+        tally = await run_until(ledger, target, lambda tally: tally.delivered == 1 and tally.error is None)
+    assert [line["code"] for line in logs if line["log_level"] == "warning"] == ["disk-full"] * 3
+    assert (troubles, tally.behind_since) == ([], None)
+    assert await ledger.reader_places(["n"]) == {"n": ledger.bus.last_seq}
+
+
+async def test_a_note_that_is_refused_holds_up_no_event(ledger, autojump_clock, monkeypatch):
+    """What happens while the journal takes none is told at once."""
+
+    async def refuse(*_):
+        raise EnvironmentFault("disk-full", "no space", retryable=True)
+
+    monkeypatch.setattr(ledger, "advance_reader", refuse)
+    target = Target()
+    tally = Tally()
+    made = NotifySettings(name="n", webhook="https://host/", on=["failed"])
+    notifier = Notifier(made, target, ledger, tally, owner="me", place=0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(notifier.run)
+        for step in (1, 2):
+            await trio.sleep(1000)
+            await fail_one(ledger, step)
+            began = trio.current_time()
+            notifier.wake()
+            while tally.delivered < step:
+                await trio.lowlevel.checkpoint()
+            assert trio.current_time() == began
+        assert tally.error is not None
+        nursery.cancel_scope.cancel()
+
+
 async def test_places_are_kept_and_forgotten_by_name(ledger, autojump_clock):
     """A new reader begins at the newest move; one that is no longer there is forgotten; none goes back."""
     await fail_one(ledger, 1)

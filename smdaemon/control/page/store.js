@@ -81,10 +81,15 @@ export class Store {
     return this._sorted;
   }
 
-  /** Take a job as it is now, unless what is known of it is newer. */
+  /** Take a job as it was read, unless what is known of it is newer. */
   keep(job) {
     const known = this.jobs.get(job.id);
     if (known && Date.parse(known.updated_at) > Date.parse(job.updated_at)) return;
+    this._moved(job);
+  }
+
+  /** Take a job as it has just moved: moves come in order, whatever the daemon's clock says. */
+  _moved(job) {
     this.jobs.set(job.id, job);
     this.tell();
   }
@@ -111,6 +116,7 @@ export class Store {
     try {
       for await (const event of events("/v1/events?status=true", stop.signal, opened)) {
         if (event.type === "status") this._status(event.data);
+        else if (event.type === "job") this._moved(event.data.job);
         else if (event.data.job) this.keep(event.data.job);
       }
     } catch (error) {
