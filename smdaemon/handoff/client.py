@@ -185,7 +185,7 @@ class Sidecar:
                 later.append(snapshot)
             else:
                 group.stager.copy(group.tensors, group.into, self._threads)
-        if not direct:
+        if not (direct and later):
             handle.source_is_free()
         commit = replace(commit, stall_us=int((time.perf_counter() - began) * 1e6))
         plan = self._plan(tensors.layout)
@@ -272,12 +272,12 @@ def _kind(tensor: Any) -> tuple[object, ...]:
 
 
 def _grouped(tensors: _Tensors, segment: Segment) -> list[_Group]:
-    """The tensors by their stagers, each with its place in the segment; one that lies there already is left out."""
+    """The tensors by their stagers, each with its place in the segment; one that lies there already is left out, and one without bytes."""
     buffer = segment.buffer
     groups: dict[int, tuple[Stager, list[Any], list[memoryview]]] = {}
     placed: set[int] = set()
     for row in tensors.layout.rows:
-        if row.nbytes and row.offset in placed:
+        if not row.nbytes or row.offset in placed:
             continue
         placed.add(row.offset)
         stager = tensors.stagers[row.name]
