@@ -159,7 +159,7 @@ class Link:
                 self._offer(leased)
 
     def give_up(self, handle: Handle, leased: Leased) -> None:
-        """Nothing will be committed with the segment: it is free again."""
+        """Nothing will be committed with the segment: it is free again, at once, as the daemon does not answer a Cancel."""
         with self.changed:
             if leased.channel is self._channel:
                 self._send(Cancel(handle.export))

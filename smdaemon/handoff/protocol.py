@@ -14,7 +14,8 @@ beside it; `FDS` says with which message.
                                           ←   ACCEPTED export, job
                                           ←   RELEASE  segment                        the trainer may fill it again
                                           ←   DONE     export, version, export_dir    or FAIL export, code, message, remedy
-    CANCEL  export                        →            before COMMIT: the segment is free again; after it: the job is cancelled
+    CANCEL  export                        →            before COMMIT: the segment is free again, and nothing is answered;
+                                                       after it: the job is cancelled, and answered as any export's end
     OFFER   request, bytes, commit        →            + the segment, + the plan: what an earlier daemon leased
                                           ←   LEASE    request, segment, bytes
     RETURN  segment                       →            the trainer has no use for it any more
@@ -116,7 +117,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Cancel:
-    """The trainer gives the export up."""
+    """The trainer gives the export up; before the commit it may fill the segment again at once."""
 
     type: ClassVar[str] = "cancel"
     export: str
@@ -151,7 +152,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Release:
-    """The segment may be filled again."""
+    """The export that the segment was committed with has ended: it may be filled again."""
 
     type: ClassVar[str] = "release"
     segment: int

@@ -354,8 +354,8 @@ class _Connection:
         holdings = self._server.holdings
         for held in holdings.held_by(self):
             if held.export == export and held.state is SegmentState.FILLING:
+                # no answer: to the trainer the segment is free already, and an answer might meet what is filled next
                 holdings.cancel(held)
-                self.send(Release(held.number))
                 return
         await self._server.cancel(export)
 

@@ -118,15 +118,15 @@ async def test_a_trainer_that_dies_after_its_commit_is_exported(tmp_path):
 
 
 async def test_a_cancel_before_the_commit_frees_and_after_it_cancels_the_job(tmp_path):
-    """Either way by the export's own name."""
+    """Either way by the export's own name; the first without an answer."""
     jobs = Jobs()
     async with serving(tmp_path, jobs) as (_, connect):
         trainer = await connect()
         segment = await trainer.leased()
         await trainer.send(Begin("e1", segment))
         await trainer.send(Cancel("e1"))
-        assert await trainer.receive() == Release(segment)
         await trainer.committed("e2", segment)
+        # a release of the cancelled one would meet the segment as it is filled for the next
         assert isinstance(await trainer.receive(), Accepted)
         await trainer.send(Cancel("e2"))
         await trainer.leased()
