@@ -148,15 +148,15 @@ class Link:
                 self.changed.wait(min(1.0, max(0.0, deadline - time.monotonic())))
 
     def commit(self, handle: Handle, leased: Leased, commit: Commit, plan: bytes) -> None:
-        """The segment's bytes are whole: tell the daemon, or keep them for the next one."""
+        """The segment's bytes are whole: tell the daemon, or keep them for the next one. OSError where no descriptor is left for the plan."""
         with self.changed:
             leased.plan = make_plan(plan)
             leased.commit = replace(commit, segment=leased.number)
-            self._exports[handle.export] = (handle, leased)
             if leased.channel is self._channel:
                 self._send(leased.commit, leased.plan)
             elif self._channel is not None:  # it was filled while one daemon went and another came
                 self._offer(leased)
+            self._exports[handle.export] = (handle, leased)
 
     def give_up(self, handle: Handle, leased: Leased) -> None:
         """Nothing will be committed with the segment: it is free again, at once, as the daemon does not answer a Cancel."""

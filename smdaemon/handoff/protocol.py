@@ -24,6 +24,7 @@ A segment moves as SEGMENT_MOVES says, by a message or by the end of the connect
 """
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum, unique
@@ -36,6 +37,9 @@ PROTOCOL = 1
 
 MESSAGE_BYTES = 64 << 10
 """No message is longer. What has no bound (names of tensors) is in the plan."""
+
+_COMMIT_BYTES = MESSAGE_BYTES - 256
+"""A commit has to fit into an offer, too, and its numbers may have more digits there."""
 
 FDS_LIMIT = 2
 
@@ -260,6 +264,35 @@ def commit_of(told: Mapping[str, Any]) -> Commit:
 def commit_fields(commit: Commit) -> dict[str, Any]:
     """A Commit as an Offer holds it."""
     return asdict(commit)
+
+
+def sendable(commit: Commit) -> Commit:
+    """The commit as the daemon will read it: what is a number in its step and options is one of Python's, whatever library's it was.
+
+    DropError `request-invalid` where it cannot be sent.
+    """
+    try:
+        told = json.dumps(vars(commit), default=_number)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DropError("request-invalid", f"step and options of a save must be JSON: {error}") from error
+    if len(told) > _COMMIT_BYTES:
+        raise DropError(
+            "request-invalid", f"the options of a save have {len(told)} bytes, {_COMMIT_BYTES} are the most"
+        )
+    try:
+        return commit_of(json.loads(told))
+    except DropError as error:
+        raise DropError("request-invalid", error.message) from error
+
+
+def _number(value: Any) -> int | float:
+    """A number of another library as one of Python's; TypeError or ValueError where it is none."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        if not hasattr(value, "__float__"):
+            raise TypeError(f"{value!r:.80} is neither text nor a number") from None
+        return float(value)
 
 
 def _checked(kind: type[Message], told: dict[Any, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -80,6 +80,26 @@ def test_a_message_is_never_longer_than_a_packet():
     """What has no bound belongs into the plan, and is refused elsewhere."""
     with pytest.raises(DropError, match="over 65536"):
         protocol.encode(protocol.Fail("x", "code", "m" * 70_000, ""))
+
+
+def test_a_commit_that_can_be_sent_can_be_offered():
+    """To another daemon, as part of a longer message, and with numbers of any length."""
+    longest = next(
+        commit
+        for count in range(protocol.MESSAGE_BYTES, 0, -1)
+        if (commit := sendable_or_none(protocol.Commit("e", 1, 1, "m", 1, {"tags": ["x" * count]}))) is not None
+    )
+    largest = 1 << 62
+    told = protocol.commit_fields(replace(longest, segment=largest, bytes=largest, stall_us=largest, skipped=largest))
+    assert len(protocol.encode(protocol.Offer(largest, largest, told))) > protocol.MESSAGE_BYTES - 256
+
+
+def sendable_or_none(commit):
+    """The commit, unless it is too long."""
+    try:
+        return protocol.sendable(commit)
+    except DropError:
+        return None
 
 
 @pytest.mark.parametrize("state", SegmentState)
