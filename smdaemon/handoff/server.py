@@ -50,6 +50,8 @@ _HELLO_SECONDS = 10.0
 _COMMIT_SECONDS = 60.0
 _EXPORT_NAME_LETTERS = 64
 _CONNECTIONS = 1024
+_TOLD_LETTERS = 2048
+"""Of a message or a remedy: in JSON a letter may take twelve bytes."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,9 @@ class HandoffServer:
     async def _handle(self, accepted: trio.socket.SocketType) -> None:
         with accepted:
             uid, pid = peer_of(accepted)
-            if not self._may_connect(uid) or len(self._connections) >= _CONNECTIONS:
-                refusal = Refused(0, "handoff-refused", f"user {uid} may not hand tensors over to this daemon", "")
-                _log.warning("trainer refused", uid=uid, pid=pid)
+            refusal = self._refusal(uid)
+            if refusal is not None:
+                _log.warning("trainer refused", uid=uid, pid=pid, reason=refusal.message)
                 with suppress(OSError), trio.move_on_after(1):
                     await accepted.send(protocol.encode(refusal))
                 return
@@ -141,11 +143,24 @@ class HandoffServer:
                 left = self.holdings.disconnect(connection)
                 _log.info("trainer gone", trainer=connection.name, pid=pid, open_exports=len(left))
 
+    def _refusal(self, uid: int) -> Refused | None:
+        """Why a trainer of that user is not let in; None where he is."""
+        if not self._may_connect(uid):
+            return Refused(0, "handoff-refused", f"user {uid} may not hand tensors over to this daemon", "")
+        if len(self._connections) >= _CONNECTIONS:
+            message = f"{_CONNECTIONS} trainers are connected, and the daemon takes no more"
+            return Refused(0, "handoff-refused", message, "close the connections of trainers that have ended")
+        return None
+
     # What a connection asks for.
 
     async def commit(self, connection: "_Connection", held: Held, message: Commit, plan: int) -> None:
         """Take an export over; the trainer is told what becomes of it, whatever that is."""
-        self.holdings.commit(held, plan)
+        try:
+            self.holdings.commit(held, plan)
+        except DropError:
+            os.close(plan)
+            raise
         # half a commit must not be, whatever becomes of the connection meanwhile
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _COMMIT_SECONDS) as scope:
             await self._accept(connection, message, plan)
@@ -210,18 +225,24 @@ class _Connection:
                 _log.warning("trainer disconnected", trainer=self.name, code=error.code, reason=error.message)
         except* OSError as group:
             _log.info("connection broken", trainer=self.name, reason=str(group.exceptions[0]))
+        finally:
+            self._forget_queued()
 
     def send(self, message: Message, fd: int = -1) -> None:
         """Have `message` sent, and a copy of `fd` with it; a trainer that reads none of its messages is disconnected."""
+        copy = os.dup(fd) if fd >= 0 else -1
         try:
-            self._outgoing.send_nowait((message, os.dup(fd) if fd >= 0 else -1))
+            self._outgoing.send_nowait((message, copy))
         except trio.WouldBlock:
+            _close([copy])
             _log.warning("trainer disconnected", trainer=self.name, reason="it does not read its messages")
             self._scope.cancel()
 
     async def _greet(self) -> None:
         with trio.move_on_after(_HELLO_SECONDS):
             received = await self._receive()
+            if received is not None:
+                _close(received[1])
             if received is not None and isinstance(hello := received[0], Hello):
                 if hello.protocol != PROTOCOL:
                     message = f"the trainer speaks protocol {hello.protocol}, this daemon {PROTOCOL}"
@@ -265,6 +286,12 @@ class _Connection:
                     await self._stream.send(packet)
             finally:
                 _close([fd])
+
+    def _forget_queued(self) -> None:
+        """What was never sent has descriptors, too: a lease of a segment that was made while its trainer died."""
+        with suppress(trio.WouldBlock):
+            while True:
+                _close([self._queue.receive_nowait()[1]])
 
     async def _obey(self, message: Message, fds: list[int], nursery: trio.Nursery) -> None:
         """What the trainer asks; whatever it sent is owned by what it is for, or closed."""
@@ -318,15 +345,14 @@ class _Connection:
     async def _adopt(self, message: Offer, fds: list[int]) -> None:
         """Take over what an earlier daemon leased, and what was committed with it."""
         holdings = self._server.holdings
-        segment = adopted_segment(fds.pop(0), message.bytes)
         commit = None if message.commit is None else protocol.commit_of(message.commit)
-        if commit is not None and not fds:
-            segment.close()
+        if commit is not None and len(fds) < FDS_LIMIT:
             raise DropError("handoff-protocol", "a committed segment was offered without its plan")
+        segment = adopted_segment(fds.pop(0), message.bytes)
         if commit is not None and commit.export in holdings.exports:
             # its descriptors outlived the earlier daemon: what we hold is what is offered
-            self._take_over(holdings.exports[commit.export], message.request)
             segment.close()
+            self._take_over(holdings.exports[commit.export], message.request)
             return
         try:
             holdings.claim(segment.nbytes, self)
@@ -363,7 +389,7 @@ class _Connection:
 def _told(export: str, ended: Ended) -> Message:
     if ended.version is not None:
         return Done(export, ended.version, ended.export_dir)
-    return Fail(export, ended.code, ended.message[:8192], ended.remedy[:8192])
+    return Fail(export, ended.code, ended.message[:_TOLD_LETTERS], ended.remedy[:_TOLD_LETTERS])
 
 
 def _check_name(export: str) -> None:
