@@ -50,8 +50,9 @@ class Handoffs:
 
     async def accept(self, handed: Handed) -> tuple[int, Ended | None]:
         """See `handoff.server.Exports`."""
-        self._count(handed)
-        job = await self._intake.handoff(handed)
+        job, new = await self._intake.handoff(handed)
+        if new:
+            self._count(handed, job.model)
         if job.state is State.WAITING:
             await self._attempt_now(job)
         return job.id, _ended(job) if job.state in TERMINAL else None
@@ -130,12 +131,12 @@ class Handoffs:
             last_stall_seconds=self.last_stall_seconds,
         )
 
-    def _count(self, handed: Handed) -> None:
+    def _count(self, handed: Handed, model: str) -> None:
         self.saves += 1
         self.skipped += handed.skipped
         self.last_stall_seconds = handed.stall_seconds
         for observer in self.observers:
-            observer(handed.model, handed.stall_seconds)
+            observer(model, handed.stall_seconds)
 
     async def _attempt_now(self, job: Job) -> None:
         """What the job waited for has come."""

@@ -230,6 +230,8 @@ _KINDS: dict[Any, tuple[type, ...]] = {
     dict[str, Any] | None: (dict, type(None)),
 }
 _NUMBER_LIMIT = 1 << 62
+_COUNT_LIMITS = {"stall_us": 1 << 40, "skipped": 1 << 32}
+"""What is added up: never negative, and so small that no sum overflows."""
 
 
 def encode(message: Message) -> bytes:
@@ -301,13 +303,19 @@ def _checked(kind: type[Message], told: dict[Any, Any]) -> dict[str, Any]:
     for name, value in told.items():
         if name not in known:
             raise DropError("handoff-protocol", f"a {kind.type} message has the unknown field {name!r}")
-        if type(value) not in _KINDS[known[name]] or (type(value) is int and abs(value) > _NUMBER_LIMIT):
+        if type(value) not in _KINDS[known[name]] or (type(value) is int and not _is_sound(name, value)):
             raise DropError("handoff-protocol", f"{name} of a {kind.type} message is {value!r:.60}")
     try:
         kind(**told)
     except TypeError as error:
         raise DropError("handoff-protocol", f"a {kind.type} message lacks a field") from error
     return told
+
+
+def _is_sound(name: str, number: int) -> bool:
+    if (limit := _COUNT_LIMITS.get(name)) is not None:
+        return 0 <= number <= limit
+    return abs(number) <= _NUMBER_LIMIT
 
 
 @unique
