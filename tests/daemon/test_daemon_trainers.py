@@ -1,9 +1,14 @@
-"""What the daemon makes of trainers: whose saves it counts."""
+"""What the daemon makes of trainers: whose saves it counts, whom it lets in, and how long it waits for them."""
+
+import os
+import pwd
+import time
+from functools import partial
 
 import pytest
 import trio
 
-from smdaemon.errors import SmdaemonError
+from smdaemon.errors import EnvironmentFault, SmdaemonError
 from smdaemon.handoff.server import Handed
 
 HANDOFF = 'handoff_socket = "handoff.sock"'
@@ -42,3 +47,39 @@ async def test_only_what_is_accepted_is_counted(started):
             if line.startswith("smdaemon_handoff_stall_seconds_count")
         ]
         assert stalls == ['smdaemon_handoff_stall_seconds_count{model="ranker"} 1.0']
+
+
+async def test_a_step_of_the_clock_does_not_end_the_grace(started, monkeypatch):
+    """A trainer has its time to offer the tensors again, whatever the time of day becomes."""
+    async with started(daemon=HANDOFF) as running:
+        job = await running.daemon._handoffs._intake.handoff(handed("e1"))
+        ask = partial(running.daemon._handoffs.segment_of, job[0])
+        now = time.time()
+        with monkeypatch.context() as clock:
+            clock.setattr(time, "time", lambda: now + 1e6)
+            with pytest.raises(EnvironmentFault) as waits:
+                ask()
+        assert (waits.value.code, waits.value.retryable) == ("handoff-lost", True)
+
+
+async def test_users_are_looked_up_at_the_start_and_by_a_reload(started, tmp_path, monkeypatch):
+    """A connection asks nobody: a directory of users that does not answer would hold up the daemon."""
+    asked = []
+
+    def getpwnam(user):
+        asked.append(user)
+        if user == "nobody-knows":
+            raise KeyError(user)
+        return pwd.struct_passwd((user, "x", {"first": 4001, "second": 4002}[user], 1, "", "/", "/bin/sh"))
+
+    monkeypatch.setattr(pwd, "getpwnam", getpwnam)
+    users = 'handoff_users = ["first", "nobody-knows", "4003"]'
+    async with started(daemon=f"{HANDOFF}\n{users}") as running:
+        may_connect = running.daemon._handoffs._may_connect
+        assert [may_connect(uid) for uid in (os.getuid(), 4001, 4002, 4003, -1)] == [True, True, False, True, False]
+        assert asked == ["first", "nobody-knows"]
+        path = tmp_path / "config.toml"
+        path.write_text(path.read_text().replace('"first"', '"second"'))
+        await running.daemon.reload()
+        assert [may_connect(uid) for uid in (os.getuid(), 4001, 4002)] == [True, False, True]
+        assert asked == ["first", "nobody-knows", "second", "nobody-knows"]
