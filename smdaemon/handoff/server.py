@@ -5,11 +5,13 @@ to be sent goes through a queue, so that nobody waits for a trainer that does no
 """
 
 import os
+import random
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 import trio
@@ -40,6 +42,7 @@ from smdaemon.handoff.protocol import (
     SegmentState,
     Welcome,
 )
+from smdaemon.jobs.retry import delay
 from smdaemon.log import get_logger
 from smdaemon.staging.layout import PLAN_BYTES_LIMIT, decode_layout
 from smdaemon.unix_socket import peer_of
@@ -83,7 +86,10 @@ class Exports(Protocol):
     """What the server needs of the daemon."""
 
     async def accept(self, handed: Handed) -> tuple[int, Ended | None]:
-        """Have the export as a durable job, once; its number, and how it ended if it has already. Raises SmdaemonError."""
+        """Have the export as a durable job, once; its number, and how it ended if it has already.
+
+        Raises SmdaemonError; it is asked again where that is retryable.
+        """
         ...
 
     async def cancel(self, job: int) -> None:
@@ -99,6 +105,7 @@ class HandoffServer:
         self._exports = exports
         self._may_connect = may_connect
         self._connections: set[_Connection] = set()
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
 
     @property
     def trainers(self) -> int:
@@ -111,7 +118,7 @@ class HandoffServer:
         async with trio.open_nursery() as nursery:
             while True:
                 accepted, _ = await accepting.next()
-                nursery.start_soon(self._handle, accepted)
+                nursery.start_soon(self._handle, accepted, nursery)
 
     def ended(self, export: str, outcome: Ended) -> None:
         """The job of an export has ended: its segment is free, its trainer is told."""
@@ -125,7 +132,7 @@ class HandoffServer:
                 owner.send(Release(held.number))
             owner.send(_told(export, outcome))
 
-    async def _handle(self, accepted: trio.socket.SocketType) -> None:
+    async def _handle(self, accepted: trio.socket.SocketType, service: trio.Nursery) -> None:
         with accepted:
             uid, pid = peer_of(accepted)
             refusal = self._refusal(uid)
@@ -134,7 +141,7 @@ class HandoffServer:
                 with suppress(OSError), trio.move_on_after(1):
                     await accepted.send(protocol.encode(refusal))
                 return
-            connection = _Connection(accepted, self, pid)
+            connection = _Connection(accepted, self, pid, service)
             self._connections.add(connection)
             try:
                 await connection.run()
@@ -161,19 +168,33 @@ class HandoffServer:
         except DropError:
             os.close(plan)
             raise
-        # half a commit must not be, whatever becomes of the connection meanwhile
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _COMMIT_SECONDS) as scope:
-            await self._accept(connection, message, plan)
-        if scope.cancelled_caught:
-            self.ended(message.export, Ended(code="io-error", message="the journal did not take the export in time"))
+        if not await self._accepted(connection.name, message):
+            connection.service.start_soon(self._accept_later, connection.name, message)
 
-    async def _accept(self, connection: "_Connection", message: Commit, plan: int) -> None:
+    async def _accept_later(self, trainer: str, message: Commit) -> None:
+        """What the journal cannot take now waits for it, as a drop does, whether its trainer lives or not: the segment is held meanwhile."""
+        for attempt in count(1):
+            await trio.sleep(delay(attempt, self._rng))
+            if await self._accepted(trainer, message):
+                return
+
+    async def _accepted(self, trainer: str, message: Commit) -> bool:
+        """Have the export accepted or refused; False where it is to be tried again."""
+        # half a commit must not be, whatever becomes of the connection meanwhile
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _COMMIT_SECONDS):
+            return await self._accept(trainer, message)
+        return False
+
+    async def _accept(self, trainer: str, message: Commit) -> bool:
+        committed = self.holdings.exports.get(message.export)
+        if committed is None:
+            return True  # what was given up after a while was done in the end
         try:
-            content = await trio.to_thread.run_sync(read_plan, plan, PLAN_BYTES_LIMIT)
+            content = await trio.to_thread.run_sync(read_plan, committed.plan, PLAN_BYTES_LIMIT)
             await trio.to_thread.run_sync(decode_layout, content, message.bytes)
             handed = Handed(
                 message.export,
-                connection.name,
+                trainer,
                 message.model,
                 message.step,
                 message.options,
@@ -181,16 +202,18 @@ class HandoffServer:
                 message.stall_us / 1e6,
                 message.skipped,
             )
-            job, ended = await self._exports.accept(handed)
+            committed.job, ended = await self._exports.accept(handed)
         except SmdaemonError as error:
-            _log.warning("handoff refused", trainer=connection.name, code=error.code, reason=error.message)
-            self.ended(message.export, Ended(code=error.code, message=error.message, remedy=error.remedy))
-            return
-        if (committed := self.holdings.exports.get(message.export)) is not None:
-            committed.job = job
-        connection.send(Accepted(message.export, job))
+            event = "handoff waits to be accepted" if error.retryable else "handoff refused"
+            _log.warning(event, trainer=trainer, code=error.code, reason=error.message)
+            if not error.retryable:
+                self.ended(message.export, Ended(code=error.code, message=error.message, remedy=error.remedy))
+            return not error.retryable
+        if isinstance(owner := committed.held.owner, _Connection):
+            owner.send(Accepted(message.export, committed.job))
         if ended is not None:
             self.ended(message.export, ended)
+        return True
 
     async def cancel(self, export: str) -> None:
         """Give an export up that was committed."""
@@ -200,10 +223,11 @@ class HandoffServer:
 
 
 class _Connection:
-    """One trainer."""
+    """One trainer. `service` holds what is to outlive the connection."""
 
-    def __init__(self, stream: trio.socket.SocketType, server: HandoffServer, pid: int) -> None:
+    def __init__(self, stream: trio.socket.SocketType, server: HandoffServer, pid: int, service: trio.Nursery) -> None:
         self.name = f"pid {pid}"
+        self.service = service
         self._stream = stream
         self._server = server
         self._outgoing, self._queue = trio.open_memory_channel[tuple[Message, int]](_QUEUED_MESSAGES)
@@ -374,7 +398,8 @@ class _Connection:
             raise DropError("handoff-protocol", f"the export {committed.export!r} is another trainer's")
         held.owner = self
         self.send(Lease(request, held.number, held.segment.nbytes), held.segment.fd)
-        self.send(Accepted(committed.export, committed.job))
+        if committed.job:  # else it waits to be accepted, and is told then
+            self.send(Accepted(committed.export, committed.job))
 
     async def _cancel(self, export: str) -> None:
         holdings = self._server.holdings
