@@ -276,7 +276,8 @@ CODES: dict[str, Code] = {
         "a trainer and the daemon do not understand each other", "install the same release of smdaemon on both sides"
     ),
     "handoff-refused": Code(
-        "the user of a trainer may not hand tensors over", "add the user to handoff_users, or run both as one user"
+        "a trainer is not let in: its user may not hand tensors over, or too many trainers are connected",
+        "add the user to handoff_users, or run both as one user",
     ),
     "handoff-lost": Code(
         "the tensors of a handoff are gone: daemon and trainer ended before the export did", "save once more"

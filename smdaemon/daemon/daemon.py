@@ -21,7 +21,7 @@ from smdaemon.control.access import Access, access_of
 from smdaemon.control.server import serve
 from smdaemon.control.tls import Tls
 from smdaemon.daemon.execution import Execution
-from smdaemon.daemon.handoffs import Handoffs
+from smdaemon.daemon.handoffs import Handoffs, users_of
 from smdaemon.daemon.inherited import inherited
 from smdaemon.daemon.intake import Intake
 from smdaemon.daemon.locks import state_directory
@@ -190,6 +190,7 @@ class Daemon:
         try:
             new = await trio.to_thread.run_sync(load_settings, self._file)
             access = await trio.to_thread.run_sync(_access_of, new.daemon)
+            trainers = await trio.to_thread.run_sync(users_of, new.daemon)
             if self._tls is not None:
                 await trio.to_thread.run_sync(self._tls.reload)
         except (ConfigError, EnvironmentFault) as error:
@@ -208,6 +209,7 @@ class Daemon:
         log.configure(new.daemon.log_level, new.daemon.log_format)
         self._scheduler.workers = new.daemon.workers
         self._budget.total = new.daemon.host_memory_bytes
+        self._handoffs.users = trainers
         self._handoffs.holdings.budget_bytes = new.daemon.handoff_memory_bytes
         self._notifications.reload()
         self._serving.reload()

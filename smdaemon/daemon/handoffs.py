@@ -6,10 +6,11 @@ ended; after a restart either the service manager hands the descriptors back, or
 
 import os
 import socket
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+
+import trio
 
 from smdaemon import systemd
 from smdaemon.daemon.inherited import STORED
@@ -23,14 +24,14 @@ from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import TERMINAL, Event, ImpossibleMoveError, State
 from smdaemon.log import get_logger
 from smdaemon.proto import v1
-from smdaemon.settings import Config
+from smdaemon.settings import Config, DaemonSettings
 from smdaemon.unix_socket import uid_of
 
 _log = get_logger(__name__)
 
 
 class Handoffs:
-    """The handoff service, and what the rest of the daemon asks of it."""
+    """The handoff service, and what the rest of the daemon asks of it. `users` may connect: a reload puts others there."""
 
     def __init__(self, ledger: Ledger, intake: Intake, config: Callable[[], Config], wake: Callable[[], None]) -> None:
         self._ledger = ledger
@@ -38,7 +39,9 @@ class Handoffs:
         self._config = config
         self._wake = wake
         self._cancel: Callable[[int], Awaitable[Job]] | None = None
-        self._started_at = time.time()
+        # of trio's clock, which no step of the time of day moves
+        self._started_at = trio.current_time()
+        self.users = users_of(config().daemon)
         self.saves = 0
         self.skipped = 0
         self.last_stall_seconds = 0.0
@@ -50,8 +53,9 @@ class Handoffs:
 
     async def accept(self, handed: Handed) -> tuple[int, Ended | None]:
         """See `handoff.server.Exports`."""
-        self._count(handed)
-        job = await self._intake.handoff(handed)
+        job, new = await self._intake.handoff(handed)
+        if new:
+            self._count(handed, job.model)
         if job.state is State.WAITING:
             await self._attempt_now(job)
         return job.id, _ended(job) if job.state in TERMINAL else None
@@ -73,7 +77,7 @@ class Handoffs:
         if committed is not None:
             return committed.paths
         grace = self._config().daemon.handoff_grace_seconds
-        if time.time() < self._started_at + grace:
+        if trio.current_time() < self._started_at + grace:
             message = "the trainer has not offered the tensors again since the daemon started"
             raise EnvironmentFault("handoff-lost", message, retryable=True)
         raise DropError("handoff-lost", "neither the daemon nor a trainer has the tensors any more")
@@ -130,12 +134,12 @@ class Handoffs:
             last_stall_seconds=self.last_stall_seconds,
         )
 
-    def _count(self, handed: Handed) -> None:
+    def _count(self, handed: Handed, model: str) -> None:
         self.saves += 1
         self.skipped += handed.skipped
         self.last_stall_seconds = handed.stall_seconds
         for observer in self.observers:
-            observer(handed.model, handed.stall_seconds)
+            observer(model, handed.stall_seconds)
 
     async def _attempt_now(self, job: Job) -> None:
         """What the job waited for has come."""
@@ -151,13 +155,16 @@ class Handoffs:
             self.server.ended(job.identity, _ended(job))
 
     def _may_connect(self, uid: int) -> bool:
-        if uid == os.getuid():
-            return True
-        return uid in {uid_of(user) for user in self._config().daemon.handoff_users}
+        return uid in self.users
 
     def close(self) -> None:
         """Let go of all segments; who kept a descriptor still has the memory."""
         self.holdings.close()
+
+
+def users_of(settings: DaemonSettings) -> frozenset[int]:
+    """The ids of the users that may hand tensors over: the daemon's own, and `handoff_users`. Looking one up may take a while."""
+    return frozenset({os.getuid(), *(uid_of(user) for user in settings.handoff_users)}) - {-1}
 
 
 def _ended(job: Job) -> Ended:

@@ -119,8 +119,8 @@ class Intake:
             raise ConfigError("request-duplicate", f"{request.source!r} was asked for with these options before")
         return accepted
 
-    async def handoff(self, handed: Handed) -> Job:
-        """Take what a trainer committed; where it was taken before, the job that it became.
+    async def handoff(self, handed: Handed) -> tuple[Job, bool]:
+        """Take what a trainer committed: its job, and whether it is new; where it was taken before, it is the job that it became.
 
         Raises DropError or ConfigError where it cannot be accepted.
         """
@@ -146,10 +146,12 @@ class Intake:
             order=time.time() if handed.step is None else float(handed.step),
             version=version,
         )
-        job = await self._ledger.accept(new) or await self._ledger.handoff(handed.export)
+        if (accepted := await self._ledger.accept(new)) is not None:
+            return accepted, True
+        job = await self._ledger.handoff(handed.export)
         if job is None:
             raise DropError("request-duplicate", f"the export {handed.export!r} was accepted before and is forgotten")
-        return job
+        return job, False
 
     async def _request_file(self, watching: ModelSettings, drop: Drop) -> tuple[NewJob, JobError | None]:
         """The job of a request file; one that cannot be understood becomes a failed job, with a result file that says why."""

@@ -6,7 +6,7 @@ import struct
 import threading
 from pathlib import Path
 
-from smdaemon.errors import DropError, EnvironmentFault
+from smdaemon.errors import DropError, EnvironmentFault, fault
 from smdaemon.handoff import protocol
 from smdaemon.handoff.protocol import FDS_LIMIT, MESSAGE_BYTES, PROTOCOL, Hello, Message, Refused, Welcome
 
@@ -17,12 +17,15 @@ _GREETING_SECONDS = 15.0
 class Channel:
     """A connection. One thread receives, any may send; a daemon that does not read for seconds counts as gone.
 
-    Raises EnvironmentFault `handoff-away` where no daemon answers, DropError `handoff-refused` or `handoff-protocol` where it does not want us.
+    Raises EnvironmentFault: `handoff-away` where no daemon answers, `too-many-files` where there is no descriptor for it; DropError `handoff-refused` or `handoff-protocol` where it does not want us.
     """
 
     def __init__(self, path: str | Path, hello: Hello) -> None:
         self._sending = threading.Lock()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise fault(error, "connecting to the daemon") from error
         try:
             self._socket.settimeout(_GREETING_SECONDS)
             self._socket.connect(os.fspath(path))

@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
-from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError
+from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError, fault
 from smdaemon.handoff.handle import Handle, Outcome
 from smdaemon.handoff.link import Leased, Link
 from smdaemon.handoff.memory import Segment
-from smdaemon.handoff.protocol import PROTOCOL, Commit, Hello
+from smdaemon.handoff.protocol import PROTOCOL, Commit, Hello, sendable
 from smdaemon.staging.base import Stager
 from smdaemon.staging.layout import Layout, encode_layout, laid_out
 from smdaemon.staging.stagers import STAGERS, specs_of, stagers_of
@@ -143,7 +143,7 @@ class Sidecar:
         timeout: float = 120.0,
         **options: Any,
     ) -> Handle:
-        """Hand the tensors of `tree` over, to be published as a version of `model`; `options` are fields of ExportRequest.
+        """Hand the tensors of `tree` over, to be published as a version of `model`; `options` are fields of ExportRequest, as JSON has them.
 
         When this returns, the tensors may be overwritten or donated; with `mode` "direct" nothing is copied for that, and `barrier()`
         of the handle says when. While all segments wait to be exported, the save is skipped, or with `on_busy` "wait" it waits
@@ -154,19 +154,24 @@ class Sidecar:
         try:
             if not self._writes_here:
                 raise EnvironmentFault("handoff-elsewhere", "io_device has another host write")
+            commit = sendable(Commit(handle.export, 0, 0, model, step, options))
             tensors = self._tensors(tree)
             handle.nbytes = tensors.layout.nbytes
             leased = self._link.take(handle, handle.nbytes, time.monotonic() + timeout, wait=on_busy == "wait")
-            commit = Commit(handle.export, leased.number, handle.nbytes, model, step, options)
+            commit = replace(commit, segment=leased.number, bytes=handle.nbytes)
             try:
                 self._stage(handle, leased, tensors, commit, direct=mode == "direct", began=began)
             except BaseException:
                 self._link.give_up(handle, leased)
                 raise
-        except SmdaemonError as error:
-            self._end(handle, Outcome("skipped", code=error.code, message=error.message, remedy=error.remedy))
-            if self._strict:
+        except Exception as error:  # whatever a library raises must not end the training
+            told = _told(error)
+            self._end(handle, Outcome("skipped", code=told.code, message=told.message, remedy=told.remedy))
+            if not self._strict:
+                return handle
+            if told is error:
                 raise
+            raise told from error
         finally:
             handle.stall_seconds = time.perf_counter() - began
             self.stalls.append(handle.stall_seconds)
@@ -185,7 +190,7 @@ class Sidecar:
                 later.append(snapshot)
             else:
                 group.stager.copy(group.tensors, group.into, self._threads)
-        if not direct:
+        if not (direct and later):
             handle.source_is_free()
         commit = replace(commit, stall_us=int((time.perf_counter() - began) * 1e6))
         plan = self._plan(tensors.layout)
@@ -195,19 +200,15 @@ class Sidecar:
             self._commit(handle, leased, commit, plan)
 
     def _finish(self, handle: Handle, leased: Leased, later: list[_Group], commit: Commit, plan: bytes) -> None:
-        """In the worker: copy what was left to it."""
+        """In the worker: copy what was left to it, and commit."""
         try:
             for group in later:
                 group.stager.copy(group.tensors, group.into, self._threads)
+            self._commit(handle, leased, commit, plan)
         except Exception as error:  # noqa: BLE001 - a library's own errors must not end the thread
             self._link.give_up(handle, leased)
-            foreseen = (
-                error if isinstance(error, SmdaemonError) else DropError("handoff-tensor", f"not copied: {error}")
-            )
-            outcome = Outcome("failed", code=foreseen.code, message=foreseen.message, remedy=foreseen.remedy)
-            self._end(handle, outcome)
-        else:
-            self._commit(handle, leased, commit, plan)
+            told = _told(error)
+            self._end(handle, Outcome("failed", code=told.code, message=told.message, remedy=told.remedy))
         finally:
             later.clear()  # the snapshots go, and with them the device's memory
             handle.source_is_free()
@@ -272,12 +273,12 @@ def _kind(tensor: Any) -> tuple[object, ...]:
 
 
 def _grouped(tensors: _Tensors, segment: Segment) -> list[_Group]:
-    """The tensors by their stagers, each with its place in the segment; one that lies there already is left out."""
+    """The tensors by their stagers, each with its place in the segment; one that lies there already is left out, and one without bytes."""
     buffer = segment.buffer
     groups: dict[int, tuple[Stager, list[Any], list[memoryview]]] = {}
     placed: set[int] = set()
     for row in tensors.layout.rows:
-        if row.nbytes and row.offset in placed:
+        if not row.nbytes or row.offset in placed:
             continue
         placed.add(row.offset)
         stager = tensors.stagers[row.name]
@@ -298,6 +299,15 @@ def _snapshot(group: _Group) -> _Group | None:
             raise
         _log.warning("no memory for a snapshot, the save copies instead: %s", error.message)
         return None
+
+
+def _told(error: Exception) -> SmdaemonError:
+    """What the trainer is told of an error of ours, of the machine, or of its framework."""
+    if isinstance(error, SmdaemonError):
+        return error
+    if isinstance(error, OSError):
+        return fault(error, "saving")
+    return DropError("handoff-tensor", f"not copied: {type(error).__name__}: {error}")
 
 
 def _release(segment: Segment) -> None:

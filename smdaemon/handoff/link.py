@@ -148,18 +148,18 @@ class Link:
                 self.changed.wait(min(1.0, max(0.0, deadline - time.monotonic())))
 
     def commit(self, handle: Handle, leased: Leased, commit: Commit, plan: bytes) -> None:
-        """The segment's bytes are whole: tell the daemon, or keep them for the next one."""
+        """The segment's bytes are whole: tell the daemon, or keep them for the next one. OSError where no descriptor is left for the plan."""
         with self.changed:
             leased.plan = make_plan(plan)
             leased.commit = replace(commit, segment=leased.number)
-            self._exports[handle.export] = (handle, leased)
             if leased.channel is self._channel:
                 self._send(leased.commit, leased.plan)
             elif self._channel is not None:  # it was filled while one daemon went and another came
                 self._offer(leased)
+            self._exports[handle.export] = (handle, leased)
 
     def give_up(self, handle: Handle, leased: Leased) -> None:
-        """Nothing will be committed with the segment: it is free again."""
+        """Nothing will be committed with the segment: it is free again, at once, as the daemon does not answer a Cancel."""
         with self.changed:
             if leased.channel is self._channel:
                 self._send(Cancel(handle.export))
@@ -195,6 +195,7 @@ class Link:
             request = self._ask(lambda number: (Reserve(number, nbytes), ()))
             while self._requests[request] is None:
                 if not self.changed.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                    del self._requests[request]  # what is leased too late is there for the next save
                     raise EnvironmentFault(
                         "handoff-memory", f"the daemon had no segment of {nbytes} bytes ready in time"
                     )
@@ -250,6 +251,8 @@ class Link:
                 self._obey(*received)
         except DropError as error:
             _log.warning("%s", error.message)
+        except Exception:  # noqa: BLE001 - this thread must not end: nobody else would connect again
+            _log.exception("what the daemon said could not be obeyed")
         channel.close()
         with self.changed:
             self._channel = None
@@ -260,17 +263,12 @@ class Link:
             _log.warning("the daemon on %s went away; saves are skipped until it is back", self._path)
 
     def _obey(self, message: Message, fds: Sequence[int]) -> None:
-        ended: tuple[Handle, Outcome] | None = None
-        segment: Segment | None = None
         if isinstance(message, Lease):
-            segment = Segment(fds[0], message.bytes)
-            if message.request not in self._offered:
-                segment.populate()  # without the lock: it takes a while
+            self._lease(message, fds[0])
+            return
+        ended: tuple[Handle, Outcome] | None = None
         with self.changed:
-            if isinstance(message, Lease):
-                assert segment is not None
-                self._lease(message, segment)
-            elif isinstance(message, Refused):
+            if isinstance(message, Refused):
                 ended = self._refused(message)
             elif isinstance(message, Release):
                 for leased in self._leased:
@@ -292,24 +290,40 @@ class Link:
             return handle, Outcome("published", message.version, message.export_dir)
         return handle, Outcome("failed", code=message.code, message=message.message, remedy=message.remedy)
 
-    def _lease(self, message: Lease, segment: Segment) -> None:
-        leased = self._offered.pop(message.request, None)
-        if leased is not None:
-            segment.close()  # we have it
-            leased.number, leased.channel = message.segment, self._channel
+    def _lease(self, message: Lease, fd: int) -> None:
+        """A segment that was asked for, or one of ours that the daemon has taken over."""
+        segment = Segment(fd, message.bytes)
+        try:
+            if message.request not in self._offered:
+                segment.populate()  # without the lock: it takes a while
+        except EnvironmentFault as error:
+            segment.close()
+            with self.changed:
+                self._send(Return(message.segment))
+                self._answer(message.request, error)
             return
-        leased = Leased(message.segment, segment, self._channel)
-        self._leased.append(leased)
-        if message.request in self._requests:
-            self._requests[message.request] = leased
+        with self.changed:
+            leased = self._offered.pop(message.request, None)
+            if leased is not None:
+                segment.close()  # we have it
+                leased.number, leased.channel = message.segment, self._channel
+            else:
+                leased = Leased(message.segment, segment, self._channel)
+                self._leased.append(leased)
+            self._answer(message.request, leased)
+
+    def _answer(self, request: int, answer: Leased | SmdaemonError) -> None:
+        """Tell whoever still waits for it."""
+        if request in self._requests:
+            self._requests[request] = answer
+        self.changed.notify_all()
 
     def _refused(self, message: Refused) -> tuple[Handle, Outcome] | None:
         """No segment, or none of what was offered; how an export ended by that."""
         error = EnvironmentFault("handoff-memory", message.message, remedy=message.remedy or None)
         leased = self._offered.pop(message.request, None)
         if leased is None:
-            if message.request in self._requests:
-                self._requests[message.request] = error
+            self._answer(message.request, error)
             return None
         self._leased.remove(leased)
         handle = leased.handle

@@ -41,7 +41,10 @@ class Segment:
 
     def populate(self) -> None:
         """Have every page there, and in this process' tables; EnvironmentFault where there is no memory for them."""
-        view = self.buffer
+        try:
+            view = self.buffer
+        except OSError as error:
+            raise fault(error, "mapping a segment") from error
         assert self._map is not None
         for start in range(0, self.nbytes, _POPULATE_BYTES):
             length = min(_POPULATE_BYTES, self.nbytes - start)

@@ -14,7 +14,8 @@ beside it; `FDS` says with which message.
                                           ←   ACCEPTED export, job
                                           ←   RELEASE  segment                        the trainer may fill it again
                                           ←   DONE     export, version, export_dir    or FAIL export, code, message, remedy
-    CANCEL  export                        →            before COMMIT: the segment is free again; after it: the job is cancelled
+    CANCEL  export                        →            before COMMIT: the segment is free again, and nothing is answered;
+                                                       after it: the job is cancelled, and answered as any export's end
     OFFER   request, bytes, commit        →            + the segment, + the plan: what an earlier daemon leased
                                           ←   LEASE    request, segment, bytes
     RETURN  segment                       →            the trainer has no use for it any more
@@ -23,6 +24,7 @@ A segment moves as SEGMENT_MOVES says, by a message or by the end of the connect
 """
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum, unique
@@ -35,6 +37,9 @@ PROTOCOL = 1
 
 MESSAGE_BYTES = 64 << 10
 """No message is longer. What has no bound (names of tensors) is in the plan."""
+
+_COMMIT_BYTES = MESSAGE_BYTES - 256
+"""A commit has to fit into an offer, too, and its numbers may have more digits there."""
 
 FDS_LIMIT = 2
 
@@ -116,7 +121,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Cancel:
-    """The trainer gives the export up."""
+    """The trainer gives the export up; before the commit it may fill the segment again at once."""
 
     type: ClassVar[str] = "cancel"
     export: str
@@ -151,7 +156,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Release:
-    """The segment may be filled again."""
+    """The export that the segment was committed with has ended: it may be filled again."""
 
     type: ClassVar[str] = "release"
     segment: int
@@ -225,6 +230,8 @@ _KINDS: dict[Any, tuple[type, ...]] = {
     dict[str, Any] | None: (dict, type(None)),
 }
 _NUMBER_LIMIT = 1 << 62
+_COUNT_LIMITS = {"stall_us": 1 << 40, "skipped": 1 << 32}
+"""What is added up: never negative, and so small that no sum overflows."""
 
 
 def encode(message: Message) -> bytes:
@@ -261,19 +268,54 @@ def commit_fields(commit: Commit) -> dict[str, Any]:
     return asdict(commit)
 
 
+def sendable(commit: Commit) -> Commit:
+    """The commit as the daemon will read it: what is a number in its step and options is one of Python's, whatever library's it was.
+
+    DropError `request-invalid` where it cannot be sent.
+    """
+    try:
+        told = json.dumps(vars(commit), default=_number)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DropError("request-invalid", f"step and options of a save must be JSON: {error}") from error
+    if len(told) > _COMMIT_BYTES:
+        raise DropError(
+            "request-invalid", f"the options of a save have {len(told)} bytes, {_COMMIT_BYTES} are the most"
+        )
+    try:
+        return commit_of(json.loads(told))
+    except DropError as error:
+        raise DropError("request-invalid", error.message) from error
+
+
+def _number(value: Any) -> int | float:
+    """A number of another library as one of Python's; TypeError or ValueError where it is none."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        if not hasattr(value, "__float__"):
+            raise TypeError(f"{value!r:.80} is neither text nor a number") from None
+        return float(value)
+
+
 def _checked(kind: type[Message], told: dict[Any, Any]) -> dict[str, Any]:
     """The fields of a message, each of its type and none that is not known."""
     known = {each.name: each.type for each in fields(kind)}
     for name, value in told.items():
         if name not in known:
             raise DropError("handoff-protocol", f"a {kind.type} message has the unknown field {name!r}")
-        if type(value) not in _KINDS[known[name]] or (type(value) is int and abs(value) > _NUMBER_LIMIT):
+        if type(value) not in _KINDS[known[name]] or (type(value) is int and not _is_sound(name, value)):
             raise DropError("handoff-protocol", f"{name} of a {kind.type} message is {value!r:.60}")
     try:
         kind(**told)
     except TypeError as error:
         raise DropError("handoff-protocol", f"a {kind.type} message lacks a field") from error
     return told
+
+
+def _is_sound(name: str, number: int) -> bool:
+    if (limit := _COUNT_LIMITS.get(name)) is not None:
+        return 0 <= number <= limit
+    return abs(number) <= _NUMBER_LIMIT
 
 
 @unique

@@ -5,11 +5,13 @@ to be sent goes through a queue, so that nobody waits for a trainer that does no
 """
 
 import os
+import random
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 import trio
@@ -40,6 +42,7 @@ from smdaemon.handoff.protocol import (
     SegmentState,
     Welcome,
 )
+from smdaemon.jobs.retry import delay
 from smdaemon.log import get_logger
 from smdaemon.staging.layout import PLAN_BYTES_LIMIT, decode_layout
 from smdaemon.unix_socket import peer_of
@@ -50,6 +53,8 @@ _HELLO_SECONDS = 10.0
 _COMMIT_SECONDS = 60.0
 _EXPORT_NAME_LETTERS = 64
 _CONNECTIONS = 1024
+_TOLD_LETTERS = 2048
+"""Of a message or a remedy: in JSON a letter may take twelve bytes."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,10 @@ class Exports(Protocol):
     """What the server needs of the daemon."""
 
     async def accept(self, handed: Handed) -> tuple[int, Ended | None]:
-        """Have the export as a durable job, once; its number, and how it ended if it has already. Raises SmdaemonError."""
+        """Have the export as a durable job, once; its number, and how it ended if it has already.
+
+        Raises SmdaemonError; it is asked again where that is retryable.
+        """
         ...
 
     async def cancel(self, job: int) -> None:
@@ -97,6 +105,7 @@ class HandoffServer:
         self._exports = exports
         self._may_connect = may_connect
         self._connections: set[_Connection] = set()
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
 
     @property
     def trainers(self) -> int:
@@ -109,7 +118,7 @@ class HandoffServer:
         async with trio.open_nursery() as nursery:
             while True:
                 accepted, _ = await accepting.next()
-                nursery.start_soon(self._handle, accepted)
+                nursery.start_soon(self._handle, accepted, nursery)
 
     def ended(self, export: str, outcome: Ended) -> None:
         """The job of an export has ended: its segment is free, its trainer is told."""
@@ -123,16 +132,16 @@ class HandoffServer:
                 owner.send(Release(held.number))
             owner.send(_told(export, outcome))
 
-    async def _handle(self, accepted: trio.socket.SocketType) -> None:
+    async def _handle(self, accepted: trio.socket.SocketType, service: trio.Nursery) -> None:
         with accepted:
             uid, pid = peer_of(accepted)
-            if not self._may_connect(uid) or len(self._connections) >= _CONNECTIONS:
-                refusal = Refused(0, "handoff-refused", f"user {uid} may not hand tensors over to this daemon", "")
-                _log.warning("trainer refused", uid=uid, pid=pid)
+            refusal = self._refusal(uid)
+            if refusal is not None:
+                _log.warning("trainer refused", uid=uid, pid=pid, reason=refusal.message)
                 with suppress(OSError), trio.move_on_after(1):
                     await accepted.send(protocol.encode(refusal))
                 return
-            connection = _Connection(accepted, self, pid)
+            connection = _Connection(accepted, self, pid, service)
             self._connections.add(connection)
             try:
                 await connection.run()
@@ -141,24 +150,51 @@ class HandoffServer:
                 left = self.holdings.disconnect(connection)
                 _log.info("trainer gone", trainer=connection.name, pid=pid, open_exports=len(left))
 
+    def _refusal(self, uid: int) -> Refused | None:
+        """Why a trainer of that user is not let in; None where he is."""
+        if not self._may_connect(uid):
+            return Refused(0, "handoff-refused", f"user {uid} may not hand tensors over to this daemon", "")
+        if len(self._connections) >= _CONNECTIONS:
+            message = f"{_CONNECTIONS} trainers are connected, and the daemon takes no more"
+            return Refused(0, "handoff-refused", message, "close the connections of trainers that have ended")
+        return None
+
     # What a connection asks for.
 
     async def commit(self, connection: "_Connection", held: Held, message: Commit, plan: int) -> None:
         """Take an export over; the trainer is told what becomes of it, whatever that is."""
-        self.holdings.commit(held, plan)
-        # half a commit must not be, whatever becomes of the connection meanwhile
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _COMMIT_SECONDS) as scope:
-            await self._accept(connection, message, plan)
-        if scope.cancelled_caught:
-            self.ended(message.export, Ended(code="io-error", message="the journal did not take the export in time"))
-
-    async def _accept(self, connection: "_Connection", message: Commit, plan: int) -> None:
         try:
-            content = await trio.to_thread.run_sync(read_plan, plan, PLAN_BYTES_LIMIT)
+            self.holdings.commit(held, plan)
+        except DropError:
+            os.close(plan)
+            raise
+        if not await self._accepted(connection.name, message):
+            connection.service.start_soon(self._accept_later, connection.name, message)
+
+    async def _accept_later(self, trainer: str, message: Commit) -> None:
+        """What the journal cannot take now waits for it, as a drop does, whether its trainer lives or not: the segment is held meanwhile."""
+        for attempt in count(1):
+            await trio.sleep(delay(attempt, self._rng))
+            if await self._accepted(trainer, message):
+                return
+
+    async def _accepted(self, trainer: str, message: Commit) -> bool:
+        """Have the export accepted or refused; False where it is to be tried again."""
+        # half a commit must not be, whatever becomes of the connection meanwhile
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _COMMIT_SECONDS):
+            return await self._accept(trainer, message)
+        return False
+
+    async def _accept(self, trainer: str, message: Commit) -> bool:
+        committed = self.holdings.exports.get(message.export)
+        if committed is None:
+            return True  # what was given up after a while was done in the end
+        try:
+            content = await trio.to_thread.run_sync(read_plan, committed.plan, PLAN_BYTES_LIMIT)
             await trio.to_thread.run_sync(decode_layout, content, message.bytes)
             handed = Handed(
                 message.export,
-                connection.name,
+                trainer,
                 message.model,
                 message.step,
                 message.options,
@@ -166,16 +202,18 @@ class HandoffServer:
                 message.stall_us / 1e6,
                 message.skipped,
             )
-            job, ended = await self._exports.accept(handed)
+            committed.job, ended = await self._exports.accept(handed)
         except SmdaemonError as error:
-            _log.warning("handoff refused", trainer=connection.name, code=error.code, reason=error.message)
-            self.ended(message.export, Ended(code=error.code, message=error.message, remedy=error.remedy))
-            return
-        if (committed := self.holdings.exports.get(message.export)) is not None:
-            committed.job = job
-        connection.send(Accepted(message.export, job))
+            event = "handoff waits to be accepted" if error.retryable else "handoff refused"
+            _log.warning(event, trainer=trainer, code=error.code, reason=error.message)
+            if not error.retryable:
+                self.ended(message.export, Ended(code=error.code, message=error.message, remedy=error.remedy))
+            return not error.retryable
+        if isinstance(owner := committed.held.owner, _Connection):
+            owner.send(Accepted(message.export, committed.job))
         if ended is not None:
             self.ended(message.export, ended)
+        return True
 
     async def cancel(self, export: str) -> None:
         """Give an export up that was committed."""
@@ -185,10 +223,11 @@ class HandoffServer:
 
 
 class _Connection:
-    """One trainer."""
+    """One trainer. `service` holds what is to outlive the connection."""
 
-    def __init__(self, stream: trio.socket.SocketType, server: HandoffServer, pid: int) -> None:
+    def __init__(self, stream: trio.socket.SocketType, server: HandoffServer, pid: int, service: trio.Nursery) -> None:
         self.name = f"pid {pid}"
+        self.service = service
         self._stream = stream
         self._server = server
         self._outgoing, self._queue = trio.open_memory_channel[tuple[Message, int]](_QUEUED_MESSAGES)
@@ -210,18 +249,24 @@ class _Connection:
                 _log.warning("trainer disconnected", trainer=self.name, code=error.code, reason=error.message)
         except* OSError as group:
             _log.info("connection broken", trainer=self.name, reason=str(group.exceptions[0]))
+        finally:
+            self._forget_queued()
 
     def send(self, message: Message, fd: int = -1) -> None:
         """Have `message` sent, and a copy of `fd` with it; a trainer that reads none of its messages is disconnected."""
+        copy = os.dup(fd) if fd >= 0 else -1
         try:
-            self._outgoing.send_nowait((message, os.dup(fd) if fd >= 0 else -1))
+            self._outgoing.send_nowait((message, copy))
         except trio.WouldBlock:
+            _close([copy])
             _log.warning("trainer disconnected", trainer=self.name, reason="it does not read its messages")
             self._scope.cancel()
 
     async def _greet(self) -> None:
         with trio.move_on_after(_HELLO_SECONDS):
             received = await self._receive()
+            if received is not None:
+                _close(received[1])
             if received is not None and isinstance(hello := received[0], Hello):
                 if hello.protocol != PROTOCOL:
                     message = f"the trainer speaks protocol {hello.protocol}, this daemon {PROTOCOL}"
@@ -265,6 +310,12 @@ class _Connection:
                     await self._stream.send(packet)
             finally:
                 _close([fd])
+
+    def _forget_queued(self) -> None:
+        """What was never sent has descriptors, too: a lease of a segment that was made while its trainer died."""
+        with suppress(trio.WouldBlock):
+            while True:
+                _close([self._queue.receive_nowait()[1]])
 
     async def _obey(self, message: Message, fds: list[int], nursery: trio.Nursery) -> None:
         """What the trainer asks; whatever it sent is owned by what it is for, or closed."""
@@ -318,15 +369,14 @@ class _Connection:
     async def _adopt(self, message: Offer, fds: list[int]) -> None:
         """Take over what an earlier daemon leased, and what was committed with it."""
         holdings = self._server.holdings
-        segment = adopted_segment(fds.pop(0), message.bytes)
         commit = None if message.commit is None else protocol.commit_of(message.commit)
-        if commit is not None and not fds:
-            segment.close()
+        if commit is not None and len(fds) < FDS_LIMIT:
             raise DropError("handoff-protocol", "a committed segment was offered without its plan")
+        segment = adopted_segment(fds.pop(0), message.bytes)
         if commit is not None and commit.export in holdings.exports:
             # its descriptors outlived the earlier daemon: what we hold is what is offered
-            self._take_over(holdings.exports[commit.export], message.request)
             segment.close()
+            self._take_over(holdings.exports[commit.export], message.request)
             return
         try:
             holdings.claim(segment.nbytes, self)
@@ -348,14 +398,15 @@ class _Connection:
             raise DropError("handoff-protocol", f"the export {committed.export!r} is another trainer's")
         held.owner = self
         self.send(Lease(request, held.number, held.segment.nbytes), held.segment.fd)
-        self.send(Accepted(committed.export, committed.job))
+        if committed.job:  # else it waits to be accepted, and is told then
+            self.send(Accepted(committed.export, committed.job))
 
     async def _cancel(self, export: str) -> None:
         holdings = self._server.holdings
         for held in holdings.held_by(self):
             if held.export == export and held.state is SegmentState.FILLING:
+                # no answer: to the trainer the segment is free already, and an answer might meet what is filled next
                 holdings.cancel(held)
-                self.send(Release(held.number))
                 return
         await self._server.cancel(export)
 
@@ -363,7 +414,7 @@ class _Connection:
 def _told(export: str, ended: Ended) -> Message:
     if ended.version is not None:
         return Done(export, ended.version, ended.export_dir)
-    return Fail(export, ended.code, ended.message[:8192], ended.remedy[:8192])
+    return Fail(export, ended.code, ended.message[:_TOLD_LETTERS], ended.remedy[:_TOLD_LETTERS])
 
 
 def _check_name(export: str) -> None:

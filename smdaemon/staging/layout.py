@@ -41,7 +41,10 @@ class Layout:
 
 
 def laid_out(specs: Mapping[str, Spec], shared: Mapping[str, str] | None = None) -> Layout:
-    """The tensors one after the other; the names in `shared` have the bytes of another, whose name stands behind them."""
+    """The tensors one after the other; the names in `shared` have the bytes of another, whose name stands behind them.
+
+    A tensor without bytes lies where the next one does. Where all are so, a byte is taken: no segment has none.
+    """
     rows: dict[str, Row] = {}
     offset = 0
     shared = shared or {}
@@ -51,7 +54,7 @@ def laid_out(specs: Mapping[str, Spec], shared: Mapping[str, str] | None = None)
             continue
         rows[name] = Row(name, spec.dtype, spec.shape, offset, spec.nbytes)
         offset += spec.nbytes + -spec.nbytes % ALIGNMENT
-    return Layout(tuple(rows.values()), offset)
+    return Layout(tuple(rows.values()), max(1, offset))
 
 
 def encode_layout(layout: Layout) -> bytes:

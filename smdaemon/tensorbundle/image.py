@@ -46,7 +46,7 @@ def common_image(tensors: Sequence[Tensor]) -> Image | None:
     images: dict[int, Image] = {}
     seen: set[tuple[int, int]] = set()
     for tensor in tensors:
-        if isinstance(tensor, MappedTensor):
+        if isinstance(tensor, MappedTensor) and tensor.nbytes:  # one without bytes lies where another begins
             key = id(tensor.image)
             images[key] = tensor.image
             if (key, tensor.offset) not in seen:  # tied weights lie at one place

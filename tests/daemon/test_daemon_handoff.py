@@ -38,6 +38,7 @@ def params(step: int) -> dict:
     rng = np.random.default_rng(step)
     kernel = rng.standard_normal((64, 33)).astype(np.float32)
     return {
+        "nothing": np.zeros((0, 3), np.float16),
         "layer": [{"kernel": kernel, "bias": np.full(33, step, ml_dtypes.bfloat16)}],
         "tied": kernel,
         "count": step,

@@ -1,21 +1,25 @@
-"""A handoff server on a socket of its own, with a small daemon behind it, and a trainer that speaks the protocol by hand."""
+"""A handoff server on a socket of its own, with a small daemon behind it; a trainer that speaks the protocol by hand, and a real one."""
 
 import os
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import trio
 
 from smdaemon.errors import SmdaemonError
-from smdaemon.handoff import protocol
+from smdaemon.handoff import attach, protocol
 from smdaemon.handoff.holdings import Holdings
 from smdaemon.handoff.memory import make_plan
 from smdaemon.handoff.protocol import Commit, Hello, Message
 from smdaemon.handoff.server import Ended, Handed, HandoffServer
+from smdaemon.sources.segment import open_segment
 from smdaemon.staging.base import Spec
 from smdaemon.staging.layout import encode_layout, laid_out
+from smdaemon.tensorbundle.tensors import array_of
 
 PATIENCE_SECONDS = 30
 
@@ -124,7 +128,7 @@ async def serving(
             assert isinstance(await trainers[-1].receive(), protocol.Welcome)
         return trainers[-1]
 
-    with trio.fail_after(PATIENCE_SECONDS):
+    with listener, closing(holdings), trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.serve, listener)
             try:
@@ -133,5 +137,42 @@ async def serving(
                 for trainer in trainers:
                     trainer.close()
                 nursery.cancel_scope.cancel()
-    holdings.close()
-    listener.close()
+
+
+async def in_thread(function, *args, **kwargs):
+    """The trainer's code is plain and synchronous: it runs in a thread."""
+    return await trio.to_thread.run_sync(partial(function, *args, **kwargs))
+
+
+@asynccontextmanager
+async def attached(folder: Path, **options):
+    """A trainer's sidecar of the server in `folder`."""
+    sidecar = await in_thread(attach, folder / "handoff.sock", **options)
+    try:
+        yield sidecar
+    finally:
+        with trio.CancelScope(shield=True):
+            await in_thread(sidecar.close)
+
+
+async def until(condition) -> None:
+    """Return once `condition` holds."""
+    while not condition():
+        await trio.lowlevel.checkpoint()
+
+
+async def handed_over(server: HandoffServer, handle) -> dict[str, np.ndarray]:
+    """The tensors of a save by their names, as the daemon has them."""
+    assert await in_thread(handle.staged, PATIENCE_SECONDS)
+    await until(lambda: handle.export in server.holdings.exports)
+    with open_segment(*server.holdings.exports[handle.export].paths) as source:
+        return {name: array_of(tensor).copy() for name, tensor in source.tensors.items()}
+
+
+def memories() -> int:
+    """How many descriptors of segments and plans this process has, trainers and daemon together."""
+    found = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            found += "memfd:" in str(link.readlink())
+    return found

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ VALUES = {
     str: st.text(max_size=20),
     int | None: st.none() | st.integers(0, 1 << 40),
 }
+COUNTS = {"stall_us": st.integers(0, 1 << 40), "skipped": st.integers(0, 1 << 32)}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -28,7 +29,7 @@ JSON = st.recursive(
 def messages(kind):
     """Messages of a type."""
     options = st.dictionaries(st.text(max_size=8), JSON, max_size=3)
-    made = {each.name: VALUES.get(each.type, options) for each in fields(kind)}
+    made = {each.name: COUNTS.get(each.name, VALUES.get(each.type, options)) for each in fields(kind)}
     return st.builds(kind, **made)
 
 
@@ -65,6 +66,21 @@ def test_a_message_with_a_field_of_another_type_is_refused(kind, data):
     assert refused.value.code == "handoff-protocol"
 
 
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("number", [-1, 1 << 61])
+def test_what_is_added_up_is_neither_negative_nor_huge(name, number):
+    """In a commit and in one that is offered: no sum of the daemon goes down or overflows."""
+    told = protocol.commit_fields(protocol.Commit("e", 1, 1, "m")) | {name: number}
+    for refused in (lambda: protocol.commit_of(told), lambda: decoded({"type": "commit", **told})):
+        with pytest.raises(DropError, match=name):
+            refused()
+
+
+def decoded(told):
+    """A message that comes with one descriptor."""
+    return protocol.decode(json.dumps(told).encode(), 1)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.type)
 def test_descriptors_come_with_their_messages_only(kind):
     """A message with too many or too few descriptors is refused."""
@@ -80,6 +96,26 @@ def test_a_message_is_never_longer_than_a_packet():
     """What has no bound belongs into the plan, and is refused elsewhere."""
     with pytest.raises(DropError, match="over 65536"):
         protocol.encode(protocol.Fail("x", "code", "m" * 70_000, ""))
+
+
+def test_a_commit_that_can_be_sent_can_be_offered():
+    """To another daemon, as part of a longer message, and with numbers of any length."""
+    longest = next(
+        commit
+        for count in range(protocol.MESSAGE_BYTES, 0, -1)
+        if (commit := sendable_or_none(protocol.Commit("e", 1, 1, "m", 1, {"tags": ["x" * count]}))) is not None
+    )
+    largest = 1 << 62
+    told = protocol.commit_fields(replace(longest, segment=largest, bytes=largest, stall_us=1 << 40, skipped=1 << 32))
+    assert len(protocol.encode(protocol.Offer(largest, largest, told))) > protocol.MESSAGE_BYTES - 256
+
+
+def sendable_or_none(commit):
+    """The commit, unless it is too long."""
+    try:
+        return protocol.sendable(commit)
+    except DropError:
+        return None
 
 
 @pytest.mark.parametrize("state", SegmentState)

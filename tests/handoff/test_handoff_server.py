@@ -8,6 +8,7 @@ from handoff_kit import Jobs, plan_of, serving
 
 from smdaemon.errors import DropError
 from smdaemon.handoff import protocol
+from smdaemon.handoff import server as server_module
 from smdaemon.handoff.memory import PAGE_BYTES, make_plan, make_segment
 from smdaemon.handoff.protocol import Accepted, Begin, Cancel, Commit, Done, Fail, Hello, Lease, Offer, Refused, Release
 from smdaemon.handoff.server import Ended
@@ -118,15 +119,15 @@ async def test_a_trainer_that_dies_after_its_commit_is_exported(tmp_path):
 
 
 async def test_a_cancel_before_the_commit_frees_and_after_it_cancels_the_job(tmp_path):
-    """Either way by the export's own name."""
+    """Either way by the export's own name; the first without an answer."""
     jobs = Jobs()
     async with serving(tmp_path, jobs) as (_, connect):
         trainer = await connect()
         segment = await trainer.leased()
         await trainer.send(Begin("e1", segment))
         await trainer.send(Cancel("e1"))
-        assert await trainer.receive() == Release(segment)
         await trainer.committed("e2", segment)
+        # a release of the cancelled one would meet the segment as it is filled for the next
         assert isinstance(await trainer.receive(), Accepted)
         await trainer.send(Cancel("e2"))
         await trainer.leased()
@@ -297,6 +298,34 @@ async def test_a_foreign_user_is_refused(tmp_path):
         trainer = await connect(hello=False)
         assert (await trainer.receive()).code == "handoff-refused"
         assert await trainer.receive() is None
+
+
+async def test_one_trainer_too_many_is_told_so(tmp_path, monkeypatch):
+    """It may hand over, but not now: the refusal says which it is."""
+    monkeypatch.setattr(server_module, "_CONNECTIONS", 1)
+    async with serving(tmp_path, Jobs()) as (_, connect):
+        await connect()
+        trainer = await connect(hello=False)
+        refused = await trainer.receive()
+        assert (refused.code, refused.message) == (
+            "handoff-refused",
+            "1 trainers are connected, and the daemon takes no more",
+        )
+        assert "close the connections" in refused.remedy
+        assert await trainer.receive() is None
+
+
+async def test_a_long_reason_is_told_as_far_as_a_message_goes(tmp_path):
+    """Letters that take twelve bytes each: the trainer hears how its export ended, and stays connected."""
+    reason = "\N{OCTOPUS}" * 10_000
+    async with serving(tmp_path, Jobs(refuse=DropError("request-invalid", reason, remedy=reason))) as (_, connect):
+        trainer = await connect()
+        await trainer.committed("e1", await trainer.leased())
+        assert isinstance(await trainer.receive(), Release)
+        failed = await trainer.receive()
+        assert failed.code == "request-invalid"
+        assert reason.startswith(failed.message)
+        assert isinstance(await trainer.leased(), int)
 
 
 async def test_who_says_nothing_is_not_waited_for(tmp_path, autojump_clock):

@@ -1,0 +1,125 @@
+"""The trainer's link: segments that are taken, given up and lost; whatever a save or a daemon does, training goes on."""
+
+import errno
+import socket
+import threading
+
+import numpy as np
+import pytest
+from handoff_kit import PATIENCE_SECONDS, Jobs, attached, handed_over, in_thread, serving, until
+
+from smdaemon.errors import EnvironmentFault
+from smdaemon.handoff import attach, memory
+from smdaemon.handoff.handle import Handle
+from smdaemon.handoff.link import Link
+from smdaemon.handoff.memory import Segment
+
+
+def tree(value):
+    """A tree like no other."""
+    return {"w": np.full(4, value, np.float32)}
+
+
+async def test_a_save_that_is_given_up_frees_nothing_of_the_next(tmp_path):
+    """Its segment is filled anew before the daemon's words are read: what is committed then stays committed, and as it was."""
+
+    def save_after_another(sidecar):
+        link, handle = sidecar._link, Handle(1, "m")
+        with link.changed:  # until both are done nothing that the daemon says is obeyed
+            link.give_up(handle, link.take(handle, 64, 0, wait=False))
+            return sidecar.save(2, tree(2), model="m")
+
+    async with serving(tmp_path, Jobs()) as (server, _), attached(tmp_path) as sidecar:
+        await in_thread(sidecar.reserve, tree(0))
+        saved = await in_thread(save_after_another, sidecar)
+        await until(lambda: saved.job is not None)  # what the daemon said before this is obeyed
+        for step in (3, 4):
+            await in_thread(sidecar.save, step, tree(step), model="m")
+        assert ((await handed_over(server, saved))["w"] == 2).all()
+        assert sidecar.counts == {"staged": 2, "skipped": 1}
+
+
+def in_trainer(refuse):
+    """What stands for a call that the machine refuses the trainer's receiving thread, and nobody else."""
+
+    def wrapped(real):
+        def call(*args, **kwargs):
+            if threading.current_thread().name == "handoff-receive":
+                refuse()
+            return real(*args, **kwargs)
+
+        return call
+
+    return wrapped
+
+
+def no_memory():
+    """What the kernel says where there is none."""
+    raise OSError(errno.ENOMEM, "cannot allocate memory")
+
+
+def no_memory_told():
+    """The same, as `populate` tells it."""
+    raise EnvironmentFault("memory-short", "filling a segment with memory: cannot allocate memory", retryable=True)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "refuse"),
+    [(Segment, "populate", no_memory_told), (memory.mmap, "mmap", no_memory)],
+    ids=["pages", "map"],
+)
+async def test_a_segment_that_cannot_be_mapped_is_given_back(tmp_path, monkeypatch, owner, name, refuse):
+    """The save that waits for it is told at once; when there is memory again, saves go on."""
+    async with serving(tmp_path, Jobs()) as (server, _), attached(tmp_path) as sidecar:
+        with monkeypatch.context() as short:
+            short.setattr(owner, name, in_trainer(refuse)(getattr(owner, name)))
+            for step in (1, 2):
+                bad = await in_thread(sidecar.save, step, tree(step), model="m", timeout=PATIENCE_SECONDS)
+                assert bad.result(0).code == "memory-short"
+        await until(lambda: server.holdings.used_bytes == 0)
+        good = await in_thread(sidecar.save, 3, tree(3), model="m")
+        assert ((await handed_over(server, good))["w"] == 3).all()
+
+
+async def test_a_bug_in_the_receiver_is_a_lost_connection(tmp_path, monkeypatch, caplog):
+    """It is logged, and the link connects again; the save meanwhile is skipped and waits for nothing."""
+
+    def broken(*_):
+        raise ZeroDivisionError("a bug")
+
+    async with serving(tmp_path, Jobs()) as (server, _), attached(tmp_path) as sidecar:
+        with monkeypatch.context() as bug:
+            bug.setattr(Link, "_answer", broken)
+            bad = await in_thread(sidecar.save, 1, tree(1), model="m", timeout=PATIENCE_SECONDS)
+            assert bad.result(0).code == "handoff-away"
+        assert "a bug" in caplog.text
+        await until(lambda: sidecar.connected)
+        good = await in_thread(sidecar.save, 2, tree(2), model="m")
+        assert ((await handed_over(server, good))["w"] == 2).all()
+
+
+async def test_what_is_leased_too_late_is_there_for_the_next_save(tmp_path, monkeypatch):
+    """The save whose time is over is skipped and forgotten; its segment is not lost."""
+    may_lease = threading.Event()
+    monkeypatch.setattr(Segment, "populate", in_trainer(may_lease.wait)(Segment.populate))
+    async with serving(tmp_path, Jobs()) as _, attached(tmp_path) as sidecar:
+        late = await in_thread(sidecar.save, 1, tree(1), model="m", timeout=0)
+        assert late.result(0).code == "handoff-memory"
+        assert not sidecar._link._requests
+        may_lease.set()
+        await until(lambda: sidecar._link._leased)
+        assert (await in_thread(sidecar.save, 2, tree(2), model="m", timeout=0)).staged()
+
+
+def test_without_a_descriptor_for_a_connection_training_goes_on(tmp_path, monkeypatch):
+    """It is connected once there is one."""
+
+    def refused(*_):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr(socket, "socket", refused)
+        sidecar = attach(tmp_path / "handoff.sock")
+    with sidecar:
+        assert sidecar._link._thread.is_alive()
+        assert sidecar.save(1, tree(1), model="m").result(0).code == "handoff-away"

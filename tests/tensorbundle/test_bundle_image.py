@@ -1,0 +1,36 @@
+"""Tensors that lie in one memory: whether it is written whole."""
+
+import numpy as np
+
+from smdaemon.tensorbundle.dtypes import dtype_named
+from smdaemon.tensorbundle.image import MappedTensor, common_image
+
+
+class Memory:
+    """Memory of so many bytes."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.buffer = memoryview(np.zeros(nbytes, np.uint8)).cast("B")
+
+
+def tensor(image: Memory, offset: int, nbytes: int) -> MappedTensor:
+    """A tensor of bytes at a place of the memory."""
+    return MappedTensor(image, offset, dtype_named("uint8"), (nbytes,), nbytes)
+
+
+def test_memory_that_is_nearly_all_asked_for_is_written_whole():
+    """Also where a tensor without bytes lies at the place of another."""
+    image = Memory(128)
+    assert common_image([tensor(image, 0, 0), tensor(image, 0, 64), tensor(image, 64, 64)]) is image
+    assert common_image([tensor(image, 0, 64), tensor(image, 64, 0)]) is None
+
+
+def test_what_lies_at_one_place_counts_once():
+    """Tied weights do not make more of the memory asked for."""
+    image = Memory(128)
+    assert common_image([tensor(image, 0, 64), tensor(image, 0, 64)]) is None
+
+
+def test_tensors_without_bytes_make_no_image():
+    """There is nothing to write."""
+    assert common_image([tensor(Memory(128), 0, 0)]) is None
