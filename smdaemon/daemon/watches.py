@@ -22,9 +22,10 @@ PATIENCE_SECONDS = 60.0
 class _Watch:
     """One model's watch. `looked` is set once everything that lay there has been reported, or the watch was stopped."""
 
-    def __init__(self, spec: WatchSpec, watcher: Watcher, on_looked: Callable[[], None]) -> None:
+    def __init__(self, spec: WatchSpec, reporter: "_Reporter", on_looked: Callable[[], None]) -> None:
         self.spec = spec
-        self.watcher = watcher
+        self.watcher = Watcher(spec, reporter, on_state=reporter.tell)
+        self._reporter = reporter
         self._on_looked = on_looked
         self.scope = trio.CancelScope()
         self.looked = trio.Event()
@@ -32,8 +33,10 @@ class _Watch:
 
     @property
     def state(self) -> WatchState:
-        """The watcher's state; degraded, too, where it should have looked by now."""
+        """The watcher's state; degraded, too, where it should have looked by now, or the journal cannot take what it reports."""
         state = self.watcher.state
+        if self._reporter.refused is not None:
+            return replace(state, health="degraded", error=self._reporter.refused)
         if self.looked.is_set() or state.error is not None or trio.current_time() < self._began + PATIENCE_SECONDS:
             return state
         message = f"what lies in {str(self.spec.root)!r} is not known yet; exports of the model wait for that"
@@ -78,9 +81,7 @@ class Watches:
                 del self._watches[name]
         for name, spec in wanted.items():
             if name not in self._watches:
-                watch = self._watches[name] = _Watch(
-                    spec, Watcher(spec, _Reporter(self._intake, name)), self._on_looked
-                )
+                watch = self._watches[name] = _Watch(spec, _Reporter(self._intake, name), self._on_looked)
                 self._nursery.start_soon(self._run, watch)
         for watch in list(self._watches.values()):
             await watch.looked.wait()
@@ -117,6 +118,9 @@ class _Reporter:
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         # how often each drop that cannot be read was tried
         self._tries: dict[Path, int] = {}
+        self.refused: EnvironmentFault | None = None
+        """Why the journal takes no drop for the moment."""
+        self._told: tuple[str, str] | None = None
 
     async def __call__(self, drop: Drop) -> None:
         tries = 0
@@ -132,10 +136,26 @@ class _Reporter:
                     raise
                 tries += 1
                 _say(drop, refused)
+                self.refused = refused
                 await trio.sleep(delay(tries, self._rng))
             else:
                 self._tries.pop(drop.path, None)
+                self.refused = None
                 return
+
+    def tell(self, state: WatchState) -> None:
+        """Log it once when the watch is not well, and when it is well again."""
+        error = state.error
+        now = None if error is None else (error.code, error.message)
+        if now == self._told:
+            return
+        self._told = now
+        if error is None:
+            _log.info("watch goes on", model=self._model, method=state.method)
+        else:
+            _log.warning(
+                "watch degraded", model=self._model, code=error.code, reason=error.message, remedy=error.remedy
+            )
 
 
 def _say(drop: Drop, refused: EnvironmentFault) -> None:

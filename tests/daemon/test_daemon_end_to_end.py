@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import trio
 from daemon_kit import write_config
+from structlog.testing import capture_logs
 
 from smdaemon.cli.client import RemoteError
 from smdaemon.config import load_config
 from smdaemon.daemon.daemon import Daemon
-from smdaemon.errors import ConfigError
+from smdaemon.daemon.intake import Intake
+from smdaemon.errors import ConfigError, EnvironmentFault
 from smdaemon.savedmodel.verify import verify
 
 
@@ -227,7 +229,16 @@ async def until(running, condition):
 
 
 async def test_a_watched_directory_that_is_missing_degrades_its_model_only(started):
-    """The status says which directory is missing; when it is there, its drops are taken."""
+    """Status and log say which directory is missing, the log once; when it is there, its drops are taken."""
+    with capture_logs() as logs:
+        await _missing_and_back(started)
+    said = [(line["event"], line.get("code")) for line in logs if line["event"].startswith("watch ")]
+    assert said[0][0] == "watch degraded"
+    assert said[-1] == ("watch goes on", None)
+    assert len(set(said)) == len(said)
+
+
+async def _missing_and_back(started):
     async with started() as running:
         shutil.rmtree(running.runs)
         status = await until(running, lambda status: status["models"][0]["health"] == "degraded")
@@ -236,6 +247,24 @@ async def test_a_watched_directory_that_is_missing_degrades_its_model_only(start
         await until(running, lambda status: status["models"][0]["health"] == "ok")
         running.drop("ckpt-1.npz")
         assert (await running.ended())[0]["state"] == "published"
+
+
+async def test_a_journal_that_takes_no_drop_shows_in_the_status(started, monkeypatch):
+    """It is the journal's trouble, and the first that one looks at is the status."""
+    accept = Intake.drop
+    full = EnvironmentFault("disk-full", "no space is left for the journal", retryable=True)
+
+    async def refuse(_intake, _model, _drop):
+        raise full
+
+    async with started() as running:
+        monkeypatch.setattr(Intake, "drop", refuse)
+        running.drop("ckpt-1.npz")
+        status = await until(running, lambda status: status["models"][0]["health"] == "degraded")
+        assert status["models"][0]["error"]["code"] == "disk-full"
+        monkeypatch.setattr(Intake, "drop", accept)
+        assert (await running.ended())[0]["state"] == "published"
+        await until(running, lambda status: status["models"][0]["health"] == "ok")
 
 
 async def test_a_publish_directory_without_a_parent_waits_for_it(started, tmp_path):
