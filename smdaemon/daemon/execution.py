@@ -10,8 +10,9 @@ from pathlib import Path
 
 import trio
 
+from smdaemon.daemon.drafts import discard
 from smdaemon.daemon.validator import judge
-from smdaemon.errors import ConfigError, DropError, fault
+from smdaemon.errors import ConfigError, DropError
 from smdaemon.export.budget import ByteBudget, needed
 from smdaemon.export.isolated import export_isolated, has_large_graph
 from smdaemon.export.pipeline import Exported
@@ -22,13 +23,10 @@ from smdaemon.jobs.attempt import Attempt, Published
 from smdaemon.jobs.job import Job, Publication
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import Event
-from smdaemon.log import get_logger
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
 from smdaemon.publish.space import check_room
 from smdaemon.settings import Config, ModelSettings, parse_size
-
-_log = get_logger(__name__)
 
 
 class Execution:
@@ -83,8 +81,7 @@ class Execution:
             async with self._lock_of(model.name):
                 target, identity = await trio.to_thread.run_sync(_commit, store, draft, version)
         finally:
-            with trio.CancelScope(shield=True):  # removes one draft; a start sweeps what a kill leaves
-                await _discard(store, draft)
+            await discard(store, draft)
         return Published(
             version=version,
             export_dir=str(target),
@@ -154,15 +151,6 @@ class Execution:
         if not 0 <= version <= MAX_VERSION:
             raise DropError("version-invalid", f"version {version} is out of range")
         return version
-
-
-async def _discard(store: LocalStore, draft: Path) -> None:
-    """Remove the draft. A disk that refuses this too must not hide why the export ended; the next attempt or start removes it."""
-    try:
-        await trio.to_thread.run_sync(store.discard, draft)
-    except OSError as error:
-        refused = fault(error, "removing a draft")
-        _log.warning("draft not removed", draft=str(draft), code=refused.code, reason=refused.message)
 
 
 def _number_of_rollback(job: Job, model: ModelSettings, store: LocalStore) -> int | None:

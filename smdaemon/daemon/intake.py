@@ -16,7 +16,7 @@ from smdaemon.handoff.server import Handed
 from smdaemon.jobs.job import Job, JobError, NewJob, Origin
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import result_path
-from smdaemon.jobs.rows import printable
+from smdaemon.jobs.rows import encodable
 from smdaemon.log import get_logger
 from smdaemon.proto.mapping import REQUEST_PARSERS, dict_to_message, request_ending
 from smdaemon.proto.v1 import ExportRequest
@@ -276,7 +276,7 @@ def resolved(request: ExportRequest, folder: Path, model: ModelSettings) -> Expo
 
     def beneath(path: str) -> str:
         found = str(_asked_for(folder / path, model))
-        if printable(found) != found:
+        if encodable(found) != found:
             message = f"the path {found!r} is not UTF-8, and a request holds text"
             raise DropError("request-invalid", message, remedy="rename what it leads through")
         return found

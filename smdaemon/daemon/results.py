@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -53,7 +53,8 @@ class ResultWriter:
 
     def _saw(self, move: Moved) -> None:
         if move.job.result_path and move.job.state in TERMINAL:
-            self._ended.send_nowait(move.job)
+            with suppress(trio.ClosedResourceError):  # it ends with the daemon: the next start writes its result
+                self._ended.send_nowait(move.job)
 
 
 def _write_missing(job: Job, root: Path | None) -> None:

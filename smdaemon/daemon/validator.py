@@ -9,14 +9,12 @@ from pathlib import Path
 import trio
 
 from smdaemon.commands import Command, Ended
+from smdaemon.daemon.drafts import discard
 from smdaemon.errors import DropError, fault
 from smdaemon.jobs.attempt import Attempt
 from smdaemon.jobs.states import Event, State
-from smdaemon.log import get_logger
 from smdaemon.publish.local import LocalStore
 from smdaemon.settings import ModelSettings
-
-_log = get_logger(__name__)
 
 
 async def judge(attempt: Attempt, model: ModelSettings, store: LocalStore, draft: Path) -> None:
@@ -37,8 +35,7 @@ async def judge(attempt: Attempt, model: ModelSettings, store: LocalStore, draft
         check_untouched(before, await trio.to_thread.run_sync(stamps, draft), model)
     finally:
         attempt.findings = {"validator_output": verdict.output}
-        with trio.CancelScope(shield=True):  # as drafts are removed
-            await trio.to_thread.run_sync(_discard_home, store, home)
+        await discard(store, home)
 
 
 def _make_home(store: LocalStore, name: str) -> Path:
@@ -48,13 +45,6 @@ def _make_home(store: LocalStore, name: str) -> Path:
     except OSError as error:
         raise fault(error, "making a directory for the validator") from error
     return home
-
-
-def _discard_home(store: LocalStore, home: Path) -> None:
-    try:
-        store.discard(home)
-    except OSError as error:  # the next start sweeps it
-        _log.warning("the validator's directory is not removed", path=str(home), reason=str(error))
 
 
 def check_verdict(verdict: Ended, model: ModelSettings) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from smdaemon.jobs.job import Job, JobError, Moved, Transition
-from smdaemon.jobs.rows import printable
+from smdaemon.jobs.rows import encodable
 from smdaemon.jobs.states import State
 from smdaemon.publish.retention import Version
 
@@ -28,14 +28,14 @@ def to_message(
         bytes_done = job.bytes_total if job.state in _WRITTEN else 0
     message = v1.Job(
         id=job.id,
-        model=printable(job.model),
+        model=encodable(job.model),
         state=job.state.value,
-        reason=printable(job.reason),
+        reason=encodable(job.reason),
         origin=job.origin,
-        source=printable(job.source),
-        format=printable(job.format),
+        source=encodable(job.source),
+        format=encodable(job.format),
         version=job.version,
-        export_dir=printable(job.export_dir),
+        export_dir=encodable(job.export_dir),
         tensors=job.tensors,
         bytes_done=bytes_done,
         bytes_total=job.bytes_total,
@@ -59,9 +59,9 @@ def version_message(version: Version, state: str, kept_by: Iterable[str]) -> "v1
 
     message = v1.Version(
         version=version.version,
-        export_dir=printable(version.export_dir),
+        export_dir=encodable(version.export_dir),
         state=state,
-        kept_by=[printable(reason) for reason in kept_by],
+        kept_by=[encodable(reason) for reason in kept_by],
         pinned=version.pinned,
         metrics=version.metrics,
         place=version.place,
@@ -77,7 +77,7 @@ def transition_message(transition: Transition) -> "v1.Transition":
     """One line of a job's history as a message."""
     from smdaemon.proto import v1
 
-    message = v1.Transition(seq=transition.seq, state=transition.state.value, reason=printable(transition.reason))
+    message = v1.Transition(seq=transition.seq, state=transition.state.value, reason=encodable(transition.reason))
     set_time(message.at, transition.at)
     return message
 
@@ -88,8 +88,8 @@ def error_message(error: JobError) -> "v1.Error":
 
     return v1.Error(
         code=error.code,
-        message=printable(error.message),
-        remedy=printable(error.remedy),
+        message=encodable(error.message),
+        remedy=encodable(error.remedy),
         retryable=error.retryable,
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any
 
-from smdaemon.jobs.rows import printable
+from smdaemon.jobs.rows import encodable
 
 
 class ReaderTable:
@@ -14,7 +14,7 @@ class ReaderTable:
 
     def places(self, names: Collection[str], newest: int) -> dict[str, int]:
         """The place of each of these readers; one that is not known begins at `newest`. All others are forgotten."""
-        wanted = [printable(name) for name in names]
+        wanted = [encodable(name) for name in names]
         known = dict(self._rows("SELECT name, seq FROM readers", None))
         for name in known.keys() - set(wanted):
             self._rows("DELETE FROM readers WHERE name = ?", (name,))
@@ -25,4 +25,4 @@ class ReaderTable:
 
     def advance(self, name: str, seq: int) -> None:
         """The reader has done all up to `seq`; nothing happens where it was forgotten, or had come further."""
-        self._rows("UPDATE readers SET seq = ?2 WHERE name = ?1 AND seq < ?2", (printable(name), seq))
+        self._rows("UPDATE readers SET seq = ?2 WHERE name = ?1 AND seq < ?2", (encodable(name), seq))

@@ -10,7 +10,7 @@ from smdaemon.confinement import folder_of
 from smdaemon.durable import write_atomically
 from smdaemon.jobs.job import Job
 from smdaemon.jobs.messages import error_message, set_time
-from smdaemon.jobs.rows import printable
+from smdaemon.jobs.rows import encodable
 from smdaemon.proto.mapping import message_to_dict, request_ending
 from smdaemon.proto.v1 import ExportRequest, ExportResult
 
@@ -33,9 +33,9 @@ def write_result(job: Job, root: Path | None = None) -> None:
     result = ExportResult(
         job=job.id,
         model=job.model,
-        source=printable(job.source),
+        source=encodable(job.source),
         state=job.state,
-        export_dir=printable(job.export_dir),
+        export_dir=encodable(job.export_dir),
         tensors=job.tensors,
         bytes=job.bytes_total,
         seconds=round(max(0.0, job.updated_at - job.created_at), 6),

@@ -17,7 +17,7 @@ COLUMNS = (
 )
 
 
-def printable(text: str) -> str:
+def encodable(text: str) -> str:
     r"""The text with each lone surrogate (a byte of a file name that is not UTF-8) shown as `\udc80`-like escape.
 
     SQLite and protobuf take UTF-8 only, and a message may name such a file.
@@ -30,13 +30,13 @@ def to_row(job: Job) -> dict[str, Any]:
     error = job.error or JobError("", "", "")
     return {
         "id": job.id,
-        "model": printable(job.model),
+        "model": encodable(job.model),
         "state": job.state.value,
-        "reason": printable(job.reason),
+        "reason": encodable(job.reason),
         "origin": job.origin,
         "source": os.fsencode(job.source),
-        "identity": printable(job.identity),
-        "format": printable(job.format),
+        "identity": encodable(job.identity),
+        "format": encodable(job.format),
         "request": job.request,
         "result_path": os.fsencode(job.result_path),
         "drop_order": job.order,
@@ -49,11 +49,11 @@ def to_row(job: Job) -> dict[str, Any]:
         "created_at": job.created_at,
         "updated_at": job.updated_at,
         "error_code": error.code,
-        "error_message": printable(error.message),
-        "error_remedy": printable(error.remedy),
+        "error_message": encodable(error.message),
+        "error_remedy": encodable(error.remedy),
         "error_retryable": error.retryable,
         "restores": job.restores,
-        "validator_output": printable(job.validator_output),
+        "validator_output": encodable(job.validator_output),
         "publication": "" if job.publication is None else _publication_text(job.publication),
     }
 
@@ -92,7 +92,7 @@ def to_job(row: tuple[Any, ...]) -> Job:
 
 def metrics_text(metrics: Mapping[str, float]) -> str:
     """Metrics as the journal keeps them: a JSON object, the same for equal metrics."""
-    return json.dumps({printable(name): metrics[name] for name in sorted(metrics)}, allow_nan=False)
+    return json.dumps({encodable(name): metrics[name] for name in sorted(metrics)}, allow_nan=False)
 
 
 def _publication_text(publication: Publication) -> str:
@@ -102,7 +102,7 @@ def _publication_text(publication: Publication) -> str:
 def acceptance_key(new: NewJob) -> bytes:
     """16 bytes that are the same for the same model, source, identity and request only."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (printable(new.model).encode(), os.fsencode(new.source), printable(new.identity).encode(), new.request):
+    for part in (encodable(new.model).encode(), os.fsencode(new.source), encodable(new.identity).encode(), new.request):
         # the length in front keeps ("ab", "c") and ("a", "bc") apart
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.digest()

@@ -10,7 +10,7 @@ from typing import Any
 
 from smdaemon.errors import ConfigError
 from smdaemon.jobs.job import Job, Publication
-from smdaemon.jobs.rows import metrics_text, printable
+from smdaemon.jobs.rows import encodable, metrics_text
 from smdaemon.publish.retention import Version
 
 _COLUMNS = (
@@ -34,7 +34,7 @@ class VersionTable:
         if job.version is None or not job.export_dir:
             return
         publication = job.publication or Publication()
-        model, export_dir = printable(job.model), os.fsencode(job.export_dir)
+        model, export_dir = encodable(job.model), os.fsencode(job.export_dir)
         row = {
             "model": model,
             "version": job.version,
@@ -87,14 +87,14 @@ class VersionTable:
 
     def of(self, model: str) -> list[Version]:
         """The versions of a model that were not removed, newest first."""
-        rows = self._rows(f"{_SELECT} AND removed_at IS NULL ORDER BY version DESC, export_dir", (printable(model),))
+        rows = self._rows(f"{_SELECT} AND removed_at IS NULL ORDER BY version DESC, export_dir", (encodable(model),))
         return [_to_version(row) for row in rows]
 
     def pin(self, model: str, export_dir: str, pinned: bool) -> None:
         """Keep a version whatever the rules say, or no longer; ConfigError `version-unknown`."""
         found = self._rows(
             "UPDATE versions SET pinned = ?3 WHERE model = ?1 AND export_dir = ?2 AND removed_at IS NULL RETURNING 1",
-            (printable(model), os.fsencode(export_dir), pinned),
+            (encodable(model), os.fsencode(export_dir), pinned),
         )
         if not found:
             message = f"the journal knows no version of {model!r} that was published as {export_dir!r}"
@@ -105,14 +105,14 @@ class VersionTable:
         for export_dir, identity in identities.items():
             self._rows(
                 "UPDATE versions SET identity = ?3 WHERE model = ?1 AND export_dir = ?2 AND identity = ''",
-                (printable(model), os.fsencode(export_dir), identity),
+                (encodable(model), os.fsencode(export_dir), identity),
             )
 
     def withdraw(self, model: str, export_dir: str, now: float) -> None:
         """Note that a version is not good; nothing happens where it is not known."""
         self._rows(
             "UPDATE versions SET withdrawn_at = ?3 WHERE model = ?1 AND export_dir = ?2 AND withdrawn_at IS NULL",
-            (printable(model), os.fsencode(export_dir), now),
+            (encodable(model), os.fsencode(export_dir), now),
         )
 
     def removed(self, model: str, export_dirs: Sequence[str], now: float) -> None:
@@ -120,7 +120,7 @@ class VersionTable:
         for export_dir in export_dirs:
             self._rows(
                 "UPDATE versions SET removed_at = ?3, pinned = 0 WHERE model = ?1 AND export_dir = ?2",
-                (printable(model), os.fsencode(export_dir), now),
+                (encodable(model), os.fsencode(export_dir), now),
             )
 
     def forget(self, older_than: float) -> None:

@@ -1,10 +1,14 @@
-"""The drafts that an earlier run left are removed at the start, each directory for itself."""
+"""Drafts are removed: by the attempt that made them, and at the start what an earlier run left, each directory for itself."""
 
+import errno
+import os
 import threading
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
+from smdaemon.daemon.drafts import discard
 from smdaemon.daemon.sweep import Sweep
 from smdaemon.publish.local import LocalStore
 from smdaemon.settings import ModelSettings
@@ -49,3 +53,16 @@ async def test_all_are_swept_then_it_is_finished(models, tmp_path):
     await service.run()
     assert (service.finished.is_set(), service.under_way) == (True, set())
     assert [path.name for path in tmp_path.glob("*/.*")] == [".smdaemon-other-job1"]
+
+
+async def test_a_draft_that_cannot_be_removed_is_told_with_its_code(tmp_path, monkeypatch):
+    """The attempt ends as it would have; the line says why, and where it lies."""
+
+    def refuse(_store, draft):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(draft))
+
+    monkeypatch.setattr(LocalStore, "discard", refuse)
+    with capture_logs() as lines:
+        await discard(LocalStore(tmp_path, "me"), tmp_path / ".smdaemon-me-job1-home")
+    assert [(line["event"], line["code"]) for line in lines] == [("draft not removed", "read-only")]
+    assert lines[0]["draft"].endswith("job1-home")
