@@ -256,7 +256,10 @@ class View:
     def _message(self, job: Job) -> v1.Job:
         attempt = self._scheduler.attempt(job.id)
         if attempt is None:
-            return to_message(job)
+            message = to_message(job)
+            if job.state is State.QUEUED and (shortage := self._space.low.get(job.model)) is not None:
+                message.reason = f"the queue is paused: {shortage.message}"
+            return message
         progress = attempt.progress
         return to_message(job, bytes_done=progress.bytes_done, bytes_per_second=progress.rate)
 

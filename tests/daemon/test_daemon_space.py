@@ -65,6 +65,8 @@ async def test_a_low_disk_pauses_the_queue_visibly_and_room_sets_it_going(starte
         (model,) = status["models"]
         assert (model["health"], model["error"]["code"]) == ("degraded", "disk-low")
         assert "min_free" in model["error"]["remedy"]
+        (queued,) = (await running.ask(running.client.get, "/v1/queue"))["jobs"]
+        assert queued["reason"] == f"the queue is paused: {model['error']['message']}"
         disk.free = 1 << 40
         await running.daemon._space.look()
         (job,) = await running.ended()
