@@ -232,7 +232,10 @@ def abstract(leaf: Any) -> Any:
     import numpy as np
 
     array = leaf if is_array(leaf) else np.asarray(leaf)
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+    dtype = array.dtype
+    if isinstance(dtype, np.dtype):  # as jax computes with it; its own kinds, as of random keys, are that already
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jax.ShapeDtypeStruct(array.shape, dtype)
 
 
 def _split_static(key: str, inputs: Any) -> tuple[dict[str, Any], Any]:
