@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from smdaemon.cli import output
-from smdaemon.cli.client import Client
+from smdaemon.cli.client import Client, RemoteError
 from smdaemon.cli.options import AsJson, JobId, Socket
 from smdaemon.errors import ConfigError
 from smdaemon.jobs.states import State
@@ -132,7 +132,11 @@ def retry(
     if bool(job) is failed or (model and not failed):
         raise ConfigError("usage", "name jobs, or give --failed, with or without --model")
     for each in job or _failed(Client(socket), model):
-        _act(each, "retry", as_json=as_json, socket=socket)
+        try:
+            _act(each, "retry", as_json=as_json, socket=socket)
+        except RemoteError as error:
+            if job or error.code != "job-not-retryable":  # of all that failed: somebody was faster
+                raise
 
 
 def _failed(client: Client, model: str | None) -> list[int]:

@@ -38,8 +38,8 @@ class Access:
         uid = _uid_of(request)
         shows_token = self._shows_token(request)
         may_act = shows_token if uid is None else uid in self.users
-        path = request.url.path
-        if request.url.scheme == "https" and not (shows_token or path in PROBES or is_page(path)):
+        path, scheme = request.scope["path"], request.scope["scheme"]  # not what the Host header makes of them
+        if scheme == "https" and not (shows_token or path in PROBES or is_page(path)):
             raise _refused("over TLS every request takes the token of control_token_file", _SHOW_TOKEN)
         if may_act or request.method in {"GET", "HEAD"}:
             return may_act

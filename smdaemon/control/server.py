@@ -40,6 +40,7 @@ _HANDSHAKE_SECONDS = 10
 _ANSWER_SECONDS = 1.0
 _SAY_AGAIN_SECONDS = 60.0
 SEND_SECONDS = 60.0
+SEND_BYTES = 64 << 10
 """A client that has not taken what was sent for so long is cut off. One that follows the events comes back, and misses nothing."""
 MAX_STRANGERS = 1000
 """So many connections of those are served at once of whom the kernel does not say that they may act. Over TCP that is everyone.
@@ -181,8 +182,9 @@ class _Connection(TCPServer):
     async def _send(self, data: bytes) -> None:
         async with self.send_lock:
             try:
-                with trio.fail_after(SEND_SECONDS, shield=True):
-                    await self.stream.send_all(data)
+                for start in range(0, len(data), SEND_BYTES):
+                    with trio.fail_after(SEND_SECONDS, shield=True):
+                        await self.stream.send_all(data[start : start + SEND_BYTES])
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.protocol.handle(Closed())
             except trio.TooSlowError:

@@ -323,7 +323,7 @@ class Daemon:
         return ModelPolicy(
             on_backlog=settings.on_backlog,
             priority=settings.priority,
-            max_parallel=0 if model in self._sweep.under_way else 1,
+            max_parallel=0 if settings.publish in self._sweep.under_way else 1,
             paused=not self._watches.has_looked(model) or model in self._space.low,
         )
 

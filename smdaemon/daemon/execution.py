@@ -63,7 +63,7 @@ class Execution:
         request = ExportRequest.FromString(job.request)
         plan = self._plan(job, model, request)
         version = await self._version(job, model, store)
-        await attempt.enter(Event.STAGE, version=version)
+        await attempt.enter(Event.STAGE, version=version, publication=None)
         draft = await trio.to_thread.run_sync(store.draft, f"job{job.id}")
         try:
             try:

@@ -1,7 +1,7 @@
 """What a start on this machine would meet, found out without one: for `smdaemon check-config`."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from smdaemon.control.access import access_of
@@ -37,7 +37,7 @@ def _of_daemon(settings: DaemonSettings) -> Iterator[str]:
     yield from _directory("the directory above state_dir", Path(settings.state_dir).parent)
     for key in ("control_socket", "handoff_socket"):
         if path := getattr(settings, key):
-            yield from _directory(f"the directory above that of {key}", Path(path).parents[1])
+            yield from _directory(f"the directory above that of {key}", Path(path).parent.parent)
     for key in ("control_users", "handoff_users"):
         for user in getattr(settings, key):
             if uid_of(user) == -1:
@@ -64,13 +64,19 @@ def _of_notifier(notifier: NotifySettings) -> Iterator[str]:
 
 
 def _directory(what: str, path: Path) -> Iterator[str]:
-    if not is_directory(path):
-        yield f"{what} is not there: {str(path)!r}"
+    yield from _looked_at(what, path, is_directory)
 
 
 def _file(what: str, path: str) -> Iterator[str]:
-    if not exists(path):
-        yield f"{what} is not there: {path!r}"
+    yield from _looked_at(what, Path(path), exists)
+
+
+def _looked_at(what: str, path: Path, is_there: Callable[[Path], bool]) -> Iterator[str]:
+    try:
+        if not is_there(path):
+            yield f"{what} is not there: {str(path)!r}"
+    except OSError as error:
+        yield f"{what} cannot be looked at: {str(path)!r}: {(error.strerror or str(error)).lower()}"
 
 
 def _command(what: str, words: list[str]) -> Iterator[str]:

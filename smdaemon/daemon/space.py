@@ -10,7 +10,7 @@ from smdaemon.errors import EnvironmentFault
 from smdaemon.log import get_logger
 from smdaemon.publish import space
 from smdaemon.publish.space import Room
-from smdaemon.settings import Config, ModelSettings
+from smdaemon.settings import Config
 
 _log = get_logger(__name__)
 LOOK_SECONDS = 5.0
@@ -28,8 +28,9 @@ class SpaceWatch:
         self.rooms: dict[str, Room] = {}
         self._config = config
         self._on_change = on_change
-        # models whose file system has not answered yet: each holds one thread at most, and none of those that others need
+        # publish directories that have not answered yet: each holds one thread at most, and none of those that others need
         self._asked: set[str] = set()
+        self._answers: dict[str, tuple[Room, EnvironmentFault | None]] = {}
         self._threads = trio.CapacityLimiter(math.inf)
 
     async def run(self) -> None:
@@ -39,18 +40,21 @@ class SpaceWatch:
             await trio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """Look once at each model's room. Of what does not answer in time it stays as it was known; it is not asked twice at a time."""
+        """Look once at each model's room. What does not answer in time pauses its queue, too, until it does; it is not asked twice at a time."""
         config = self._config()
-        answers: dict[str, tuple[Room, EnvironmentFault | None]] = {}
+        places = {model.publish for model in config.model}
+        self._answers = {path: answer for path, answer in self._answers.items() if path in places}
         with trio.move_on_after(ANSWER_SECONDS):
             async with trio.open_nursery() as nursery:
-                for model in config.model:
-                    if model.name not in self._asked:
-                        nursery.start_soon(self._ask, model, config.daemon.min_free_bytes, answers)
+                for path in places - self._asked:
+                    nursery.start_soon(self._ask, path, config.daemon.min_free_bytes)
         found: dict[str, EnvironmentFault] = {}
         rooms: dict[str, Room] = {}
         for model in config.model:
-            room, fault = answers.get(model.name, (self.rooms.get(model.name), self.low.get(model.name)))
+            room, fault = self._answers.get(model.publish, (None, None))
+            if model.publish in self._asked:
+                message = f"the publish directory {model.publish!r} does not answer"
+                fault = EnvironmentFault("directory-slow", message, retryable=True)
             if room is not None:
                 rooms[model.name] = room
             if fault is not None:
@@ -64,19 +68,15 @@ class SpaceWatch:
         if changed:
             self._on_change()
 
-    async def _ask(
-        self, model: ModelSettings, min_free: int, answers: dict[str, tuple[Room, EnvironmentFault | None]]
-    ) -> None:
-        name, path = model.name, Path(model.publish)
-
+    async def _ask(self, path: str, min_free: int) -> None:
         def ask() -> tuple[Room, EnvironmentFault | None]:
-            self._asked.add(name)
+            self._asked.add(path)
             try:
-                return _look(path, min_free)
+                return _look(Path(path), min_free)
             finally:
-                self._asked.discard(name)
+                self._asked.discard(path)
 
-        answers[name] = await trio.to_thread.run_sync(ask, limiter=self._threads, abandon_on_cancel=True)
+        self._answers[path] = await trio.to_thread.run_sync(ask, limiter=self._threads, abandon_on_cancel=True)
 
 
 def _look(path: Path, min_free: int) -> tuple[Room, EnvironmentFault | None]:

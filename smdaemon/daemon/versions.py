@@ -47,7 +47,7 @@ class Versions:
         self._config = config
         self._owner = owner
         self._locks: dict[str, trio.Lock] = {}
-        # by model: one look at a time, also where one was given up that its file system has not let go of
+        # by directory: one look at a time, also where one was given up that its file system has not let go of
         self._looking: dict[str, trio.CapacityLimiter] = {}
         # models with something to do: whether retention is to be applied, or only hidden versions are to be deleted
         self._due: dict[str, bool] = {}
@@ -56,8 +56,9 @@ class Versions:
         ledger.observe(self._saw)
 
     def lock(self, model: str) -> trio.Lock:
-        """Held by whoever publishes or removes a version of that model."""
-        return self._locks.setdefault(model, trio.Lock())
+        """Held by whoever publishes or removes a version of that model where it is published now."""
+        settings = self._config().model_named(model)
+        return self._locks.setdefault(settings.publish if settings else model, trio.Lock())
 
     async def run(self) -> None:
         """Delete what an earlier run has hidden, then apply the rules of each model after each of its commits."""
@@ -188,7 +189,7 @@ class Versions:
         """What is there and why each of it stays; the lock is held."""
         rows = await self._ledger.versions(model.name)
         needed = [*_named_paths(self._config()), *self._read_paths(model)]
-        one = self._looking.setdefault(model.name, trio.CapacityLimiter(1))
+        one = self._looking.setdefault(model.publish, trio.CapacityLimiter(1))
         looked = await trio.to_thread.run_sync(
             look, self._store(model), rows, needed, abandon_on_cancel=True, limiter=one
         )

@@ -257,7 +257,9 @@ class View:
         attempt = self._scheduler.attempt(job.id)
         if attempt is None:
             message = to_message(job)
-            if job.state is State.QUEUED and (shortage := self._space.low.get(job.model)) is not None:
+            starts_all_the_same = job.restores is not None or job.publication is not None
+            shortage = None if starts_all_the_same else self._space.low.get(job.model)
+            if job.state is State.QUEUED and shortage is not None:
                 message.reason = f"the queue is paused: {shortage.message}"
             return message
         progress = attempt.progress

@@ -128,6 +128,7 @@ class _Reporter:
             try:
                 await self._intake.drop(self._model, drop)
             except UnreadableError as refused:
+                self.refused = None
                 tries = self._tries[drop.path] = self._tries.get(drop.path, 0) + 1
                 _say(drop, refused.fault)
                 raise NotTakenError(delay(tries, self._rng)) from refused

@@ -272,7 +272,9 @@ class Link:
                 ended = self._refused(message)
             elif isinstance(message, Release):
                 for leased in self._leased:
-                    if leased.number == message.segment and leased.channel is self._channel:
+                    # an older daemon answers a Cancel, too: by then the segment may be another save's, which is not committed yet
+                    released = leased.number == message.segment and leased.channel is self._channel
+                    if released and leased.commit is not None:
                         leased.clear()
             elif isinstance(message, Accepted | Done | Fail) and message.export in self._exports:
                 ended = self._told_of_export(message)

@@ -229,7 +229,7 @@ _KINDS: dict[Any, tuple[type, ...]] = {
     dict[str, Any]: (dict,),
     dict[str, Any] | None: (dict, type(None)),
 }
-_NUMBER_LIMIT = 1 << 62
+_NUMBER_LIMIT = (1 << 63) - 1
 _COUNT_LIMITS = {"stall_us": 1 << 40, "skipped": 1 << 32}
 """What is added up: never negative, and so small that no sum overflows."""
 
@@ -289,6 +289,8 @@ def sendable(commit: Commit) -> Commit:
 
 def _number(value: Any) -> int | float:
     """A number of another library as one of Python's; TypeError or ValueError where it is none."""
+    if isinstance(item := value.item() if hasattr(value, "item") else value, bool):
+        return item
     try:
         return operator.index(value)
     except TypeError:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import trio
 
 from smdaemon.accepting import Accepting
-from smdaemon.errors import DropError, SmdaemonError
+from smdaemon.errors import DropError, SmdaemonError, shortage
 from smdaemon.handoff import protocol
 from smdaemon.handoff.holdings import Committed, Held, Holdings
 from smdaemon.handoff.memory import PAGE_BYTES, adopted_segment, make_segment, read_plan
@@ -42,6 +42,7 @@ from smdaemon.handoff.protocol import (
     SegmentState,
     Welcome,
 )
+from smdaemon.jobs.job import JobError
 from smdaemon.jobs.retry import delay
 from smdaemon.log import get_logger
 from smdaemon.staging.layout import PLAN_BYTES_LIMIT, decode_layout
@@ -209,6 +210,13 @@ class HandoffServer:
             if not error.retryable:
                 self.ended(message.export, Ended(code=error.code, message=error.message, remedy=error.remedy))
             return not error.retryable
+        except Exception as error:  # noqa: BLE001 - whatever one export meets, the daemon goes on with the others
+            if shortage(error) is not None:
+                return False
+            _log.error("internal error", trainer=trainer, model=message.model, exc_info=error)
+            bug = JobError.of_bug(error)
+            self.ended(message.export, Ended(code=bug.code, message=bug.message, remedy=bug.remedy))
+            return True
         if isinstance(owner := committed.held.owner, _Connection):
             owner.send(Accepted(message.export, committed.job))
         if ended is not None:

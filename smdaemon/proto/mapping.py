@@ -10,6 +10,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -150,9 +151,11 @@ def _scalar(field: Field, value: Any, where: str) -> Any:
     if field.cpp_type in _INTEGERS:
         return _integer(field, value, where)
     if field.cpp_type in _FLOATS:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            _refuse(where, f"expected a number, got {_shown(value)}")
-        return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with suppress(OverflowError):  # a whole number that no float holds
+                if math.isfinite(value):
+                    return float(value)
+        _refuse(where, f"expected a number, got {_shown(value)}")
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         if not isinstance(value, bool):
             _refuse(where, f"expected true or false, got {_shown(value)}")

@@ -142,6 +142,20 @@ def test_check_config(tmp_path, capsys, text, code, part):
     assert (captured.out + captured.err).count("\n") == 1
 
 
+def test_check_config_bears_what_cannot_be_looked_at(tmp_path, capsys, monkeypatch):
+    """A socket at the very top, and a directory that does not let the caller in."""
+
+    def refuse(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("smdaemon.daemon.preflight.is_directory", refuse)
+    path = tmp_path / "config.toml"
+    path.write_text('[daemon]\nstate_dir = "state"\ncontrol_socket = "/c.sock"\n')
+    assert dispatch(["check-config", "--config", str(path)]) == 0
+    said = capsys.readouterr().err
+    assert "the directory above that of control_socket cannot be looked at: '/': permission denied" in said
+
+
 def test_check_config_warns_of_what_this_machine_has_not(tmp_path, capsys):
     """A daemon starts all the same, and waits for it: each thing is named, in one line."""
     path = tmp_path / "config.toml"

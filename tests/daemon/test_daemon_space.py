@@ -75,7 +75,7 @@ async def test_a_low_disk_pauses_the_queue_visibly_and_room_sets_it_going(starte
 
 
 async def test_a_file_system_that_hangs_hides_no_other(monkeypatch):
-    """What it had stays known; a full disk beside it pauses its queue; and it is not asked again before it has answered."""
+    """Its own queue pauses until it answers, and what it had stays known; a full disk beside it is seen; it is not asked again meanwhile."""
     config = Config(
         daemon=DaemonSettings(state_dir="/state", control_socket="/control", min_free="100"),
         model=[ModelSettings(name=name, watch=f"/runs/{name}", publish=f"/models/{name}") for name in "ab"],
@@ -94,9 +94,13 @@ async def test_a_file_system_that_hangs_hides_no_other(monkeypatch):
     watch = SpaceWatch(lambda: config, lambda: changes.append(sorted(watch.low)))
     for _ in range(3):
         await watch.look()
-    answers.set()
-    assert (sorted(asked), changes) == (["a", "a", "b", "b", "b"], [["b"]])
+    assert {name: fault.code for name, fault in watch.low.items()} == {"a": "directory-slow", "b": "disk-low"}
     assert {name: room.free for name, room in watch.rooms.items()} == {"a": 1000, "b": 1}
+    config = Config(daemon=config.daemon, model=[ModelSettings(name="a", watch="/runs/a", publish="/models/c")])
+    await watch.look()  # after a reload: another directory is none of that
+    answers.set()
+    assert (sorted(asked), changes) == (["a", "a", "b", "b", "b", "c"], [["a", "b"], ["a"]])
+    assert {name: fault.code for name, fault in watch.low.items()} == {"a": "disk-low"}
 
 
 async def test_an_export_larger_than_the_room_waits_with_its_reason(started, monkeypatch):

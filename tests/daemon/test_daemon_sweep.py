@@ -35,11 +35,11 @@ async def test_a_directory_that_hangs_holds_up_its_own_model(models, tmp_path, m
     monkeypatch.setattr(LocalStore, "sweep", hang)
     swept = trio.Event()
     service = Sweep(models, "me", swept.set)
-    assert service.under_way == {"a", "b"}
+    assert service.under_way == {str(tmp_path / "a"), str(tmp_path / "b")}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service.run)
         await swept.wait()
-        assert service.under_way == {"b"}
+        assert service.under_way == {str(tmp_path / "b")}
         nursery.cancel_scope.cancel()
     assert not service.finished.is_set()
     assert list((tmp_path / "a").iterdir()) == []

@@ -5,6 +5,7 @@ import os
 import pytest
 import trio
 from handoff_kit import Jobs, plan_of, serving
+from structlog.testing import capture_logs
 
 from smdaemon.errors import DropError
 from smdaemon.handoff import protocol
@@ -45,6 +46,20 @@ async def test_an_export_that_is_refused_frees_its_segment(tmp_path):
         assert (failed.export, failed.code, failed.message) == ("e1", "request-invalid", "no")
         assert failed.remedy
         assert not server.holdings.exports
+
+
+async def test_a_bug_at_an_export_fails_it_alone(tmp_path):
+    """It is logged, the trainer is told, and the next one is served."""
+    async with serving(tmp_path, Jobs(refuse=ZeroDivisionError("bug"))) as (server, connect):
+        trainer = await connect()
+        segment = await trainer.leased()
+        with capture_logs() as logs:
+            await trainer.committed("e1", segment)
+            assert await trainer.receive() == Release(segment)
+        failed = await trainer.receive()
+        assert (failed.export, failed.code, failed.message) == ("e1", "internal-error", "ZeroDivisionError: bug")
+        assert not server.holdings.exports
+    assert [line["event"] for line in logs if line.get("exc_info")] == ["internal error"]
 
 
 async def test_a_plan_that_lies_fails_its_export_alone(tmp_path):

@@ -162,3 +162,11 @@ def test_maps_of_messages_go_both_ways():
     assert message_to_dict(request)["signatures"] == data["signatures"]
     with pytest.raises(DropError, match=r"signatures\.serving_default\.method"):
         dict_to_message({"signatures": {"serving_default": {"method": 3}}}, v1.ExportRequest)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), float("inf"), True, "1"])
+def test_what_is_no_number_of_64_bits_is_refused(value):
+    """A whole number that no float holds, too."""
+    with pytest.raises(DropError) as refused:
+        dict_to_message({"metrics": {"loss": value}}, v1.ExportRequest)
+    assert refused.value.code == "request-invalid"
