@@ -307,7 +307,7 @@ CODES: dict[str, Code] = {
     "permission-denied": Code("smdaemon may not read or write a path", "give the daemon's user access to it"),
     "read-only": Code("the file system is mounted read-only", "mount it writable, or publish elsewhere"),
     "directory-slow": Code(
-        "a watched directory has not been looked at to its end for a minute",
+        "a watched directory has not been looked at to its end for a minute, or a publish directory does not answer",
         "see whether its file system answers; smdaemon goes on by itself",
     ),
     "directory-missing": Code("a directory that smdaemon needs is missing", "make the directory"),
