@@ -16,9 +16,10 @@ from smdaemon import systemd
 from smdaemon.daemon.inherited import STORED
 from smdaemon.daemon.intake import Intake
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError
+from smdaemon.handoff.exports import Ended, Handed
 from smdaemon.handoff.holdings import Committed, Holdings
 from smdaemon.handoff.memory import adopted_segment
-from smdaemon.handoff.server import Ended, Handed, HandoffServer
+from smdaemon.handoff.server import HandoffServer
 from smdaemon.jobs.job import Job, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import TERMINAL, Event, ImpossibleMoveError, State
@@ -52,7 +53,7 @@ class Handoffs:
         ledger.observe(self._saw)
 
     async def accept(self, handed: Handed) -> tuple[int, Ended | None]:
-        """See `handoff.server.Exports`."""
+        """See `handoff.exports.Exports`."""
         job, new = await self._intake.handoff(handed)
         if new:
             self._count(handed, job.model)
@@ -61,7 +62,7 @@ class Handoffs:
         return job.id, _ended(job) if job.state in TERMINAL else None
 
     async def cancel(self, job: int) -> None:
-        """See `handoff.server.Exports`."""
+        """See `handoff.exports.Exports`."""
         assert self._cancel is not None
         try:
             await self._cancel(job)

@@ -12,7 +12,7 @@ import trio
 from smdaemon.confinement import confined, open_regular, status_of, unlinked
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError, shortage
 from smdaemon.export.plan import check_choices
-from smdaemon.handoff.server import Handed
+from smdaemon.handoff.exports import Handed
 from smdaemon.jobs.job import Job, JobError, NewJob, Origin
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.results import result_path

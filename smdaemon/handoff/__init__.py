@@ -10,7 +10,7 @@
 
 `attach` and `describe` are the trainer's side, plain synchronous code that may be called from any thread; `attach_async` is for trio programs; server.py is the
 daemon's. The modules, each
-using those before it: protocol, memory; channel, handle, link, client, async_client; holdings, server.
+using those before it: protocol, memory; channel, handle, link, client, async_client; exports, holdings, connection, server.
 """
 
 from importlib import import_module

@@ -1,47 +1,22 @@
-"""The handoff socket: trainers connect, are leased segments, and commit exports, which become jobs like all others.
-
-One task a connection reads messages; segments are made in tasks beside it, as that takes seconds, while commits must not wait. What is
-to be sent goes through a queue, so that nobody waits for a trainer that does not read. Whatever a trainer does wrong ends its connection.
-"""
+"""The handoff socket: trainers connect, are leased segments, and commit exports, which become jobs like all others."""
 
 import os
 import random
 import socket
-import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
-from typing import Any, Protocol
 
 import trio
 
 from smdaemon.accepting import Accepting
 from smdaemon.errors import DropError, SmdaemonError, shortage
 from smdaemon.handoff import protocol
-from smdaemon.handoff.holdings import Committed, Held, Holdings
-from smdaemon.handoff.memory import PAGE_BYTES, adopted_segment, make_segment, read_plan
-from smdaemon.handoff.protocol import (
-    FDS_LIMIT,
-    MESSAGE_BYTES,
-    PROTOCOL,
-    Accepted,
-    Begin,
-    Cancel,
-    Commit,
-    Done,
-    Fail,
-    Hello,
-    Lease,
-    Message,
-    Offer,
-    Refused,
-    Release,
-    Reserve,
-    Return,
-    SegmentState,
-    Welcome,
-)
+from smdaemon.handoff.connection import Connection
+from smdaemon.handoff.exports import Ended, Exports, Handed
+from smdaemon.handoff.holdings import Held, Holdings
+from smdaemon.handoff.memory import read_plan
+from smdaemon.handoff.protocol import Accepted, Commit, Done, Fail, Message, Refused, Release
 from smdaemon.jobs.job import JobError
 from smdaemon.jobs.retry import delay
 from smdaemon.log import get_logger
@@ -49,53 +24,10 @@ from smdaemon.staging.layout import PLAN_BYTES_LIMIT, decode_layout
 from smdaemon.unix_socket import peer_of
 
 _log = get_logger(__name__)
-_QUEUED_MESSAGES = 256
-_HELLO_SECONDS = 10.0
 _COMMIT_SECONDS = 60.0
-_EXPORT_NAME_LETTERS = 64
 _CONNECTIONS = 1024
 _TOLD_LETTERS = 2048
 """Of a message or a remedy: in JSON a letter may take twelve bytes."""
-
-
-@dataclass(frozen=True)
-class Handed:
-    """An export that a trainer committed: its own name for it, and what is wanted."""
-
-    export: str
-    trainer: str
-    model: str
-    step: int | None
-    options: dict[str, Any]
-    nbytes: int
-    stall_seconds: float = 0.0
-    skipped: int = 0
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How an export ended: published as a version, or not, with the reason."""
-
-    version: int | None = None
-    export_dir: str = ""
-    code: str = ""
-    message: str = ""
-    remedy: str = ""
-
-
-class Exports(Protocol):
-    """What the server needs of the daemon."""
-
-    async def accept(self, handed: Handed) -> tuple[int, Ended | None]:
-        """Have the export as a durable job, once; its number, and how it ended if it has already.
-
-        Raises SmdaemonError; it is asked again where that is retryable.
-        """
-        ...
-
-    async def cancel(self, job: int) -> None:
-        """Cancel the job, if that can still be done."""
-        ...
 
 
 class HandoffServer:
@@ -105,7 +37,7 @@ class HandoffServer:
         self.holdings = holdings
         self._exports = exports
         self._may_connect = may_connect
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
 
     @property
@@ -128,7 +60,7 @@ class HandoffServer:
             return
         owner = committed.held.owner
         held = self.holdings.release(export)
-        if isinstance(owner, _Connection):
+        if isinstance(owner, Connection):
             if held is not None:
                 owner.send(Release(held.number))
             owner.send(_told(export, outcome))
@@ -142,7 +74,7 @@ class HandoffServer:
                 with suppress(OSError), trio.move_on_after(1):
                     await accepted.send(protocol.encode(refusal))
                 return
-            connection = _Connection(accepted, self, pid, service)
+            connection = Connection(accepted, self, pid, service)
             self._connections.add(connection)
             try:
                 await connection.run()
@@ -162,7 +94,7 @@ class HandoffServer:
 
     # What a connection asks for.
 
-    async def commit(self, connection: "_Connection", held: Held, message: Commit, plan: int) -> None:
+    async def commit(self, connection: Connection, held: Held, message: Commit, plan: int) -> None:
         """Take an export over; the trainer is told what becomes of it, whatever that is."""
         try:
             self.holdings.commit(held, plan)
@@ -217,7 +149,7 @@ class HandoffServer:
             bug = JobError.of_bug(error)
             self.ended(message.export, Ended(code=bug.code, message=bug.message, remedy=bug.remedy))
             return True
-        if isinstance(owner := committed.held.owner, _Connection):
+        if isinstance(owner := committed.held.owner, Connection):
             owner.send(Accepted(message.export, committed.job))
         if ended is not None:
             self.ended(message.export, ended)
@@ -230,232 +162,7 @@ class HandoffServer:
             await self._exports.cancel(committed.job)
 
 
-class _Connection:
-    """One trainer. `service` holds what is to outlive the connection."""
-
-    def __init__(self, stream: trio.socket.SocketType, server: HandoffServer, pid: int, service: trio.Nursery) -> None:
-        self.name = f"pid {pid}"
-        self.service = service
-        self._stream = stream
-        self._server = server
-        self._outgoing, self._queue = trio.open_memory_channel[tuple[Message, int]](_QUEUED_MESSAGES)
-        self._scope = trio.CancelScope()
-        self._reserving = 0
-
-    async def run(self) -> None:
-        """Serve until the trainer is gone or does what it must not."""
-        try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._send_queued)
-                    await self._greet()
-                    while (received := await self._receive()) is not None:
-                        await self._obey(*received, nursery)
-                    nursery.cancel_scope.cancel()
-        except* DropError as group:
-            for error in _each(group):
-                _log.warning("trainer disconnected", trainer=self.name, code=error.code, reason=error.message)
-        except* OSError as group:
-            _log.info("connection broken", trainer=self.name, reason=str(group.exceptions[0]))
-        finally:
-            self._forget_queued()
-
-    def send(self, message: Message, fd: int = -1) -> None:
-        """Have `message` sent, and a copy of `fd` with it; a trainer that reads none of its messages is disconnected."""
-        copy = os.dup(fd) if fd >= 0 else -1
-        try:
-            self._outgoing.send_nowait((message, copy))
-        except trio.WouldBlock:
-            _close([copy])
-            _log.warning("trainer disconnected", trainer=self.name, reason="it does not read its messages")
-            self._scope.cancel()
-
-    async def _greet(self) -> None:
-        with trio.move_on_after(_HELLO_SECONDS):
-            received = await self._receive()
-            if received is not None:
-                _close(received[1])
-            if received is not None and isinstance(hello := received[0], Hello):
-                if hello.protocol != PROTOCOL:
-                    message = f"the trainer speaks protocol {hello.protocol}, this daemon {PROTOCOL}"
-                    remedy = "install the same release of smdaemon on both sides"
-                    await self._stream.send(protocol.encode(Refused(0, "handoff-protocol", message, remedy)))
-                    raise DropError("handoff-protocol", message)
-                self.name = _printable(hello.name)
-                _log.info("trainer connected", trainer=self.name, rank=hello.rank, world=hello.world)
-                self.send(Welcome(PROTOCOL, self._server.holdings.budget_bytes))
-                return
-        raise DropError("handoff-protocol", "a trainer did not introduce itself")
-
-    async def _receive(self) -> tuple[Message, list[int]] | None:
-        """The next message and its descriptors, which are the receiver's now; None at the end."""
-        space = socket.CMSG_SPACE(FDS_LIMIT * 4)
-        try:
-            received = await self._stream.recvmsg(MESSAGE_BYTES + 1, space, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:
-            # it left without having read everything; what it said before is still there to be read
-            received = await self._stream.recvmsg(MESSAGE_BYTES + 1, space, socket.MSG_CMSG_CLOEXEC)
-        packet, ancillary, flags, _ = received
-        fds = _descriptors(ancillary)
-        try:
-            if not packet and not fds:
-                return None
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise DropError("handoff-protocol", "a packet is too long, or comes with too many descriptors")
-            return protocol.decode(packet, len(fds)), fds
-        except BaseException:
-            _close(fds)
-            raise
-
-    async def _send_queued(self) -> None:
-        async for message, fd in self._queue:
-            try:
-                packet = protocol.encode(message)
-                if fd >= 0:
-                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))]
-                    await self._stream.sendmsg([packet], rights)
-                else:
-                    await self._stream.send(packet)
-            finally:
-                _close([fd])
-
-    def _forget_queued(self) -> None:
-        """What was never sent has descriptors, too: a lease of a segment that was made while its trainer died."""
-        with suppress(trio.WouldBlock):
-            while True:
-                _close([self._queue.receive_nowait()[1]])
-
-    async def _obey(self, message: Message, fds: list[int], nursery: trio.Nursery) -> None:
-        """What the trainer asks; whatever it sent is owned by what it is for, or closed."""
-        holdings = self._server.holdings
-        try:
-            match message:
-                case Reserve():
-                    nursery.start_soon(self._reserve, message)
-                case Begin():
-                    _check_name(message.export)
-                    holdings.begin(holdings.of(message.segment, self), message.export)
-                case Commit():
-                    held = holdings.of(message.segment, self)
-                    if held.export != message.export or not 0 < message.bytes <= held.segment.nbytes:
-                        raise DropError(
-                            "handoff-protocol", f"segment {message.segment} is not filled for {message.export!r}"
-                        )
-                    await self._server.commit(self, held, message, fds.pop())
-                case Cancel():
-                    await self._cancel(message.export)
-                case Offer():
-                    await self._adopt(message, fds)
-                case Return():
-                    holdings.give_back(holdings.of(message.segment, self))
-                case _:
-                    raise DropError("handoff-protocol", f"a trainer sent a {message.type} message")
-        finally:
-            _close(fds)
-
-    async def _reserve(self, message: Reserve) -> None:
-        """Make a segment and lease it; a refusal is an answer, not an end."""
-        holdings = self._server.holdings
-        nbytes = max(PAGE_BYTES, message.bytes + -message.bytes % PAGE_BYTES)
-        try:
-            if message.bytes <= 0:
-                raise DropError("handoff-protocol", f"a segment of {message.bytes} bytes is asked for")
-            holdings.claim(nbytes, self)
-            try:
-                segment = await trio.to_thread.run_sync(make_segment, nbytes)
-                segment.unmap()  # the pages stay; this process has no use for its view of them
-            except BaseException:
-                holdings.unclaim(nbytes)
-                raise
-        except SmdaemonError as error:
-            _log.warning("segment refused", trainer=self.name, code=error.code, reason=error.message)
-            self.send(Refused(message.request, error.code, error.message, error.remedy))
-            return
-        held = holdings.add(segment, self)
-        self.send(Lease(message.request, held.number, segment.nbytes), segment.fd)
-
-    async def _adopt(self, message: Offer, fds: list[int]) -> None:
-        """Take over what an earlier daemon leased, and what was committed with it."""
-        holdings = self._server.holdings
-        commit = None if message.commit is None else protocol.commit_of(message.commit)
-        if commit is not None and len(fds) < FDS_LIMIT:
-            raise DropError("handoff-protocol", "a committed segment was offered without its plan")
-        segment = adopted_segment(fds.pop(0), message.bytes)
-        if commit is not None and commit.export in holdings.exports:
-            # its descriptors outlived the earlier daemon: what we hold is what is offered
-            segment.close()
-            self._take_over(holdings.exports[commit.export], message.request)
-            return
-        try:
-            holdings.claim(segment.nbytes, self)
-        except SmdaemonError as error:
-            segment.close()
-            self.send(Refused(message.request, error.code, error.message, error.remedy))
-            return
-        held = holdings.add(segment, self)
-        self.send(Lease(message.request, held.number, segment.nbytes), segment.fd)
-        if commit is not None:
-            _check_name(commit.export)
-            holdings.begin(held, commit.export)
-            await self._server.commit(self, held, commit, fds.pop(0))
-
-    def _take_over(self, committed: Committed, request: int) -> None:
-        """The export that is held without a trainer is this one's again."""
-        held = committed.held
-        if held.owner is not None and held.owner is not self:
-            raise DropError("handoff-protocol", f"the export {committed.export!r} is another trainer's")
-        held.owner = self
-        self.send(Lease(request, held.number, held.segment.nbytes), held.segment.fd)
-        if committed.job:  # else it waits to be accepted, and is told then
-            self.send(Accepted(committed.export, committed.job))
-
-    async def _cancel(self, export: str) -> None:
-        holdings = self._server.holdings
-        for held in holdings.held_by(self):
-            if held.export == export and held.state is SegmentState.FILLING:
-                # no answer: to the trainer the segment is free already, and an answer might meet what is filled next
-                holdings.cancel(held)
-                return
-        await self._server.cancel(export)
-
-
 def _told(export: str, ended: Ended) -> Message:
     if ended.version is not None:
         return Done(export, ended.version, ended.export_dir)
     return Fail(export, ended.code, ended.message[:_TOLD_LETTERS], ended.remedy[:_TOLD_LETTERS])
-
-
-def _check_name(export: str) -> None:
-    if (
-        not export
-        or len(export) > _EXPORT_NAME_LETTERS
-        or not export.replace("-", "").isalnum()
-        or not export.isascii()
-    ):
-        raise DropError("handoff-protocol", f"{export!r:.80} is no name of an export")
-
-
-def _printable(name: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:128])
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds: list[int] = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds += struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
-    return fds
-
-
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        if fd >= 0:
-            os.close(fd)
-
-
-def _each(group: BaseExceptionGroup[DropError]) -> list[DropError]:
-    return [
-        inner
-        for error in group.exceptions
-        for inner in (_each(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]

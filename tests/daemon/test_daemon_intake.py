@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from smdaemon.config import load_config
 from smdaemon.daemon import intake, watches
 from smdaemon.errors import DropError, fault
-from smdaemon.handoff.server import Handed
+from smdaemon.handoff.exports import Handed
 from smdaemon.jobs.ledger import open_ledger
 from smdaemon.sources import formats
 

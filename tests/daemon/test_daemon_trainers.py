@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from smdaemon.errors import EnvironmentFault, SmdaemonError
-from smdaemon.handoff.server import Handed
+from smdaemon.handoff.exports import Handed
 
 HANDOFF = 'handoff_socket = "handoff.sock"'
 

@@ -12,10 +12,11 @@ import trio
 
 from smdaemon.errors import SmdaemonError
 from smdaemon.handoff import attach, protocol
+from smdaemon.handoff.exports import Ended, Handed
 from smdaemon.handoff.holdings import Holdings
 from smdaemon.handoff.memory import make_plan
 from smdaemon.handoff.protocol import Commit, Hello, Message
-from smdaemon.handoff.server import Ended, Handed, HandoffServer
+from smdaemon.handoff.server import HandoffServer
 from smdaemon.sources.segment import open_segment
 from smdaemon.staging.base import Spec
 from smdaemon.staging.layout import encode_layout, laid_out

@@ -20,7 +20,7 @@ async def test_a_trainer_that_dies_while_its_segment_is_made_leaves_none(tmp_pat
         died.wait(PATIENCE_SECONDS)
         return make_segment(nbytes)
 
-    monkeypatch.setattr(server, "make_segment", slowly)
+    monkeypatch.setattr(connection, "make_segment", slowly)
     async with serving(tmp_path, Jobs()) as (serves, connect):
         trainer = await connect()
         await trainer.send(Reserve(1, PAGE_BYTES))

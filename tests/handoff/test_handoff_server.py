@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 from smdaemon.errors import DropError
 from smdaemon.handoff import protocol
 from smdaemon.handoff import server as server_module
+from smdaemon.handoff.exports import Ended
 from smdaemon.handoff.memory import PAGE_BYTES, make_plan, make_segment
 from smdaemon.handoff.protocol import Accepted, Begin, Cancel, Commit, Done, Fail, Hello, Lease, Offer, Refused, Release
-from smdaemon.handoff.server import Ended
 
 
 async def test_a_commit_becomes_a_job_and_its_end_is_told(tmp_path):

@@ -8,9 +8,9 @@ from handoff_kit import PATIENCE_SECONDS, Jobs, serving, until
 from smdaemon.errors import EnvironmentFault
 from smdaemon.handoff import protocol
 from smdaemon.handoff import server as server_module
+from smdaemon.handoff.exports import Ended
 from smdaemon.handoff.memory import PAGE_BYTES
 from smdaemon.handoff.protocol import Accepted, Commit, Lease, Offer, Release
-from smdaemon.handoff.server import Ended
 
 
 @pytest.fixture
