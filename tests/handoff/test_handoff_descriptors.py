@@ -6,7 +6,7 @@ import threading
 import trio
 from handoff_kit import PATIENCE_SECONDS, Jobs, memories, plan_of, serving, until
 
-from smdaemon.handoff import protocol, server
+from smdaemon.handoff import connection, protocol
 from smdaemon.handoff.memory import PAGE_BYTES, make_plan, make_segment
 from smdaemon.handoff.protocol import Accepted, Commit, Lease, Offer, Reserve
 
