@@ -180,12 +180,11 @@ def test_a_save_with_no_segment_free_is_skipped_and_a_cancelled_one_says_so(tmp_
             first = sidecar.save(1, {"w": np.ones(100, np.float32)}, model="ranker")
             process.held()
             second = sidecar.save(2, {"w": np.ones(100, np.float32)}, model="ranker")
-            waiting = process.job("queued")
+            moves = (event.data["job"] for event in process.client.events(after=0))
+            next(job for job in moves if (job["id"], job["state"]) == (2, "queued"))
             third = sidecar.save(3, {"w": np.ones(100, np.float32)}, model="ranker").result(PATIENCE_SECONDS)
             assert (third.state, third.code) == ("skipped", "handoff-busy")
-            for job in process.client.get("/v1/jobs", state="queued")["jobs"]:
-                waiting = process.client.post(f"/v1/jobs/{job['id']}/cancel")
-            assert waiting["state"] == "cancelled"
+            assert process.client.post("/v1/jobs/2/cancel")["state"] == "cancelled"
             assert second.result(PATIENCE_SECONDS).code == "handoff-cancelled"
             process.release()
             assert first.result(PATIENCE_SECONDS).state == "published"
