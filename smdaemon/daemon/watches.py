@@ -9,7 +9,7 @@ import trio
 
 from smdaemon.daemon.intake import Intake, UnreadableError
 from smdaemon.errors import EnvironmentFault
-from smdaemon.jobs.retry import delay
+from smdaemon.jobs.retry import LONGEST_SECONDS, delay
 from smdaemon.log import get_logger
 from smdaemon.settings import ModelSettings
 from smdaemon.watch.watcher import Drop, NotTakenError, Watcher, WatchSpec, WatchState
@@ -17,6 +17,8 @@ from smdaemon.watch.watcher import Drop, NotTakenError, Watcher, WatchSpec, Watc
 _log = get_logger(__name__)
 # Nobody waits longer for a watch to have looked; from then on it is degraded.
 PATIENCE_SECONDS = 60.0
+# A drop that could not be read is reported again long before this is over, unless it is gone.
+_TRIES_KEPT_SECONDS = 4 * LONGEST_SECONDS
 
 
 class _Watch:
@@ -116,8 +118,8 @@ class _Reporter:
         self._intake = intake
         self._model = model
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
-        # how often each drop that cannot be read was tried
-        self._tries: dict[Path, int] = {}
+        # how often each drop that cannot be read was tried, and when last; the one that waits longest is the first
+        self._tries: dict[Path, tuple[int, float]] = {}
         self.refused: EnvironmentFault | None = None
         """Why the journal takes no drop for the moment."""
         self._told: tuple[str, str] | None = None
@@ -129,9 +131,8 @@ class _Reporter:
                 await self._intake.drop(self._model, drop)
             except UnreadableError as refused:
                 self.refused = None
-                tries = self._tries[drop.path] = self._tries.get(drop.path, 0) + 1
                 _say(drop, refused.fault)
-                raise NotTakenError(delay(tries, self._rng)) from refused
+                raise NotTakenError(delay(self._tried(drop.path), self._rng)) from refused
             except EnvironmentFault as refused:
                 if not refused.retryable:
                     raise
@@ -143,6 +144,15 @@ class _Reporter:
                 self._tries.pop(drop.path, None)
                 self.refused = None
                 return
+
+    def _tried(self, path: Path) -> int:
+        """Count one more attempt at a drop that cannot be read; those that are gone are forgotten."""
+        now = trio.current_time()
+        times, _ = self._tries.pop(path, (0, now))
+        self._tries[path] = times + 1, now
+        while self._tries[oldest := next(iter(self._tries))][1] + _TRIES_KEPT_SECONDS < now:
+            del self._tries[oldest]
+        return times + 1
 
     def tell(self, state: WatchState) -> None:
         """Log it once when the watch is not well, and when it is well again."""

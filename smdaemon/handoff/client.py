@@ -269,7 +269,12 @@ class Sidecar:
 def _kind(tensor: Any) -> tuple[object, ...]:
     """What decides who takes a tensor and how it lies in a segment."""
     where = getattr(tensor, "sharding", None) or getattr(tensor, "device", None)
-    return type(tensor), getattr(tensor, "shape", None), getattr(tensor, "dtype", None), where
+    dtype = getattr(tensor, "dtype", None)
+    if dtype is None:
+        import numpy as np
+
+        dtype = np.asarray(tensor).dtype  # of an int its size decides
+    return type(tensor), getattr(tensor, "shape", None), dtype, where
 
 
 def _grouped(tensors: _Tensors, segment: Segment) -> list[_Group]:

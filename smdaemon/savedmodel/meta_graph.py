@@ -250,12 +250,14 @@ def _add_assets(meta_graph: MetaGraphDef, assets: AssetFiles, directories: Seque
 
 def _found(path: Path, tensor: str, directories: Sequence[Path]) -> Path:
     """The asset: at its own path, or by its name, beneath one of the directories; links are followed before that is judged."""
-    roots = [directory.resolve() for directory in directories]
+    roots = [os.path.realpath(directory) for directory in directories]
     for directory in directories:
         for candidate in (directory / path, directory / path.name, directory / "assets" / path.name):
-            resolved = candidate.resolve()
-            if resolved.is_file() and any(resolved.is_relative_to(root) for root in roots):
-                return resolved
+            # what the graph names may be no path at all, or a circle of links: asked before it is followed
+            if is_file(candidate):
+                real = Path(os.path.realpath(candidate))
+                if any(real.is_relative_to(root) for root in roots):
+                    return real
     places = ", ".join(repr(str(directory)) for directory in directories)
     raise DropError(
         "asset-invalid",

@@ -16,6 +16,10 @@ _ENDINGS = (
     ".ckpt",
 )
 _SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")
+# A metric, a release, a learning rate: none of their digits count steps. In "ab3e-41" the 3 is of a word, and the 41 stands alone.
+_DECIMAL = re.compile(
+    r"(?<![0-9])[0-9]++(?:(?:\.[0-9]+)++(?:e[-+]?[0-9]+)?|e\+?[0-9]+)|(?<![a-z0-9])[0-9]++e-[0-9]+", re.IGNORECASE
+)
 
 # a word for steps, no letter before it ("filter3" is no iteration), and the number behind it
 _STEP = re.compile(r"(?<![a-z])(?:global[-_]?)?(?:steps?|iter(?:ation)?s?)[-_=.]*([0-9]+)", re.IGNORECASE)
@@ -37,14 +41,16 @@ def step_of(path: Path, metadata: Mapping[str, str]) -> int | None:
     4. for a file, the name of its directory by 1 and 2, or if it is nothing but a number (`checkpoint-500/model.safetensors`);
     5. in the metadata, `step` or `global_step`.
 
-    A name is taken without its format's ending and without a shard's `-00001-of-00003`.
+    A name is taken without its format's ending, without a shard's `-00001-of-00003`, and numbers with a point or an exponent
+    in it (`0.54`, `1e5`) are no steps.
     """  # noqa: D400 - the list is the rest of the sentence
-    name = _bare(path.name)
-    parent = path.parent.name
+    bare = _bare(path.name)
+    name = _whole_numbers(bare)
+    parent = _whole_numbers(path.parent.name)
     for found in (_last(_STEP, name), _last(_CHECKPOINT, name), _last(_TRAILING, name)):
         if found is not None:
             return found
-    if name != path.name:  # it has the ending of a file
+    if bare != path.name:  # it has the ending of a file
         for found in (_last(_STEP, parent), _last(_CHECKPOINT, parent), _last(re.compile("^([0-9]+)$"), parent)):
             if found is not None:
                 return found
@@ -61,6 +67,11 @@ def _bare(name: str) -> str:
             name = name.removesuffix(ending)
             break
     return _SHARD.sub("", name)
+
+
+def _whole_numbers(name: str) -> str:
+    """The name with a mark, which is neither letter nor digit, in place of its other numbers."""
+    return _DECIMAL.sub("#", name)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> int | None:

@@ -57,6 +57,9 @@ class _Candidate:
     reported: Identity | None = None
     # The identity that its format found incomplete: it is not asked again about the same bytes.
     incomplete: Identity | None = None
+    # The identity that could not be taken, and the monotonic time before which it is not reported again.
+    refused: Identity | None = None
+    not_before: float = 0.0
 
 
 class Ledger:
@@ -107,11 +110,17 @@ class Ledger:
         except OSError:
             return False
 
-    def take_back(self, drop: Drop) -> None:
-        """A drop that was reported could not be taken: the next look reports it again."""
+    def take_back(self, drop: Drop, not_before: float) -> None:
+        """A drop that was reported could not be taken: the first look at that monotonic time or later reports it again."""
         candidate = self._candidates.get(str(drop.path))
         if candidate is not None:
             candidate.reported = None
+            candidate.refused, candidate.not_before = drop.identity, not_before
+
+    def retry_refused(self) -> None:
+        """Report at the next look what could not be taken, however long it was to wait."""
+        for candidate in self._candidates.values():
+            candidate.refused = None
 
     def below(self, directories: Iterable[str]) -> list[str]:
         """The known paths below directories that went away."""
@@ -331,6 +340,8 @@ class Ledger:
         """When to look again; None if there is nothing left to wait for."""
         if candidate.reported == identity:
             return None
+        if candidate.refused == identity and now.monotonic < candidate.not_before:
+            return candidate.not_before
         ready = ready_at(sights, self_judging=candidate.format.self_judging, quiet_seconds=self._quiet_seconds)
         if now.monotonic < ready:
             return ready

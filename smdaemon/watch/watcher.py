@@ -63,7 +63,10 @@ class WatchState:
 
 
 class NotTakenError(Exception):
-    """Raised by `on_drop` where this one drop cannot be taken for the moment. It is reported again; others go on meanwhile."""
+    """Raised by `on_drop` where this one drop cannot be taken for the moment; others go on meanwhile.
+
+    It is reported again after `again_seconds`; earlier where it changes, or somebody asks for a rescan.
+    """
 
     def __init__(self, again_seconds: float) -> None:
         super().__init__(f"not taken; to be reported again in {again_seconds:g} s")
@@ -121,11 +124,13 @@ class Watcher:
         self._noted = trio.Event()
         self._idle = trio.Event()
         self._rescan_wanted = False
+        self._retry_wanted = False
         self._pause: trio.CancelScope | None = None
 
     def request_rescan(self) -> None:
-        """List everything again, soon. Call it from the trio thread."""
+        """List everything again, soon, and report what could not be taken. Call it from the trio thread."""
         self._rescan_wanted = True
+        self._retry_wanted = True
         if self._pause is not None:
             self._pause.cancel()
 
@@ -295,6 +300,9 @@ class Watcher:
                 self._idle.set()
                 await self._until_noted()
                 continue
+            if self._retry_wanted:
+                self._retry_wanted = False
+                self._ledger.retry_refused()
             looked = await self._in_thread(self._look, touches, gone, recheck, trio.current_time())
             for path, when in looked.again.items():
                 self._agenda.put(path, when)
@@ -302,8 +310,9 @@ class Watcher:
                 try:
                     await self._on_drop(drop)
                 except NotTakenError as refused:
-                    self._ledger.take_back(drop)
-                    self._agenda.put(str(drop.path), trio.current_time() + refused.again_seconds)
+                    again = trio.current_time() + refused.again_seconds
+                    self._ledger.take_back(drop, again)
+                    self._agenda.put(str(drop.path), again)
 
     async def _until_noted(self) -> None:
         with trio.move_on_at(self._agenda.next()):

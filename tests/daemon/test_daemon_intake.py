@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trio
 from daemon_kit import write_config
 from safetensors.numpy import save
 from structlog.testing import capture_logs
@@ -15,7 +16,10 @@ from smdaemon.daemon import intake, watches
 from smdaemon.errors import DropError, fault
 from smdaemon.handoff.exports import Handed
 from smdaemon.jobs.ledger import open_ledger
+from smdaemon.jobs.retry import LONGEST_SECONDS
 from smdaemon.sources import formats
+from smdaemon.sources.base import Identity
+from smdaemon.watch.base import Drop
 
 
 @pytest.mark.parametrize(
@@ -49,6 +53,33 @@ async def test_a_file_that_cannot_be_read_holds_up_no_other(started, monkeypatch
             broken.clear()
             *_, late = await running.ended(3)
             assert late["state"] == "published"
+
+
+class Unreadable:
+    """An intake that can read no drop."""
+
+    async def drop(self, _model, drop):
+        """Say so."""
+        raise intake.UnreadableError(fault(OSError(errno.EIO, os.strerror(errno.EIO), str(drop.path)), "reading"))
+
+
+async def test_attempts_at_drops_that_are_gone_are_forgotten(autojump_clock, monkeypatch):
+    """Those at one that is still there are counted on, so that it is tried ever more seldom; each is logged once."""
+    monkeypatch.setattr(watches, "delay", lambda tries, _rng: 10.0 * tries)
+    reporter = watches._Reporter(Unreadable(), "m")
+    told = {name: Drop(Path("/w", name), "output", "npz", Identity(1, 1, 1)) for name in ("gone", "stays")}
+    with capture_logs() as logs:
+        for again_seconds, name in ((10.0, "gone"), (10.0, "stays"), (20.0, "stays")):
+            with pytest.raises(watches.NotTakenError) as refused:
+                await reporter(told[name])
+            assert refused.value.again_seconds == again_seconds
+            await trio.sleep(LONGEST_SECONDS)
+        assert len(reporter._tries) == 2
+        await trio.sleep(4 * LONGEST_SECONDS)
+        with pytest.raises(watches.NotTakenError):
+            await reporter(told["stays"])
+    assert reporter._tries.keys() == {Path("/w/stays")}
+    assert len(logs) == 4
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,17 @@ async def test_numbers_of_other_libraries_are_numbers(tmp_path, mode):
     assert [(handed.step, handed.options) for handed in jobs.accepted] == [(7, wanted)] * 2
 
 
+@pytest.mark.parametrize("mode", ["auto", "direct"])
+async def test_a_number_that_outgrows_its_type_is_handed_over_as_it_is(tmp_path, mode):
+    """What is known of the save before holds no more where a number needs another dtype, or there is none for it."""
+    async with serving(tmp_path, Jobs()) as (server, _), attached(tmp_path) as sidecar:
+        for step, seed in enumerate((5, (1 << 63) + 7)):
+            handle = await in_thread(sidecar.save, step, {"a": A, "seed": seed}, model="m", mode=mode)
+            assert (await handed_over(server, handle))["seed"] == seed
+        huge = await in_thread(sidecar.save, 2, {"a": A, "seed": 1 << 64}, model="m", mode=mode)
+        assert (huge.result(0).state, huge.result(0).code) == ("skipped", "dtype-unsupported")
+
+
 CIRCLE = []
 CIRCLE.append(CIRCLE)
 DEEP = []

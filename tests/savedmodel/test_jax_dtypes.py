@@ -7,7 +7,11 @@ import pytest
 from jax_kit import numpy_dtype, run_everywhere, run_v1, run_v2, signature
 
 from smdaemon.savedmodel import verify
-from smdaemon.savedmodel.jax import save
+from smdaemon.savedmodel.function_bundle import decode_functions
+from smdaemon.savedmodel.function_model import function_contents
+from smdaemon.savedmodel.jax import describe, save
+from smdaemon.savedmodel.values import tensors_of
+from smdaemon.savedmodel.writer import write_saved_model
 
 tf = pytest.importorskip("tensorflow")
 FLOATS = ["bfloat16", "float16", "float32", "float8_e4m3fn", "float8_e5m2"]
@@ -56,6 +60,47 @@ def test_64_bits_stay_64_where_jax_has_them(tmp_path, cpp_load):
     assert found["python"] == np.float64(2**40 + 0.1)
     for name in WIDE:
         assert found[name].tobytes() == numbers(name, 2**40, 2**41).tobytes()
+
+
+WEAK = {"f": 1.5, "i": 3, "c": 2j, "b": True, "a": jnp.asarray(1.5), "s": jnp.float32(1.5), "n": np.float64(1.5)}
+
+
+@pytest.mark.parametrize("how", ["save", "exported", "bundle"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_numbers_of_python_change_no_dtype_that_they_change_in_jax_neither(tmp_path, dtype, how):
+    """Their types are weak, as those of arrays that jax made of such numbers; in a function bundle, too."""
+
+    def function(params, x):
+        return {name: x * value for name, value in params.items()}
+
+    x = numbers(dtype, 1, 2, 3)
+    wanted = jax.jit(function)(WEAK, x)
+    assert wanted["i"].dtype == x.dtype
+    model = tmp_path / "model"
+    if how == "bundle":
+        params = jax.tree_util.tree_map(jnp.asarray, WEAK)
+        functions = decode_functions(describe(function, WEAK, {"x": x}), "it")
+        tensors = {name: np.asarray(value) for name, value in params.items()}
+        write_saved_model(model, function_contents(functions, tensors_of(tensors)), sync=False)
+    else:
+        made = jax.export.export(jax.jit(function))(WEAK, x).serialize() if how == "exported" else function
+        save(made, WEAK, model, {"x": x}, platforms=["cpu"], sync=False)
+    found = run_v2(tf, model, {"x": x})
+    assert {name: value.dtype for name, value in found.items()} == {name: wanted[name].dtype for name in WEAK}
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, wanted[name])
+
+
+def test_the_gradient_of_a_number_of_python_has_the_dtypes_of_jax(tmp_path):
+    """Of the weak parameter, and of an input of fewer bits."""
+    x = numbers("float16", 1, 2, 3)
+    saved = save(lambda p, x: x * p["f"], {"f": 1.5}, tmp_path / "model", {"x": x}, vjp_order=1, sync=False)
+    assert saved.gradients["serving_default"].startswith("signature")
+    found = run_v2(tf, tmp_path / "model", {"x": x, "gradient/output_0": x}, "serving_default_gradient")
+    in_f, in_x = jax.vjp(lambda f, x: x * f, 1.5, jnp.asarray(x))[1](jnp.asarray(x))
+    assert (found["params/f"].dtype, found["x"].dtype) == (in_f.dtype, in_x.dtype)
+    np.testing.assert_array_equal(found["x"], in_x)
+    assert found["params/f"] == in_f
 
 
 def test_int4_may_be_computed_with(tmp_path):

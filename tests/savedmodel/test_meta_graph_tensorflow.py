@@ -1,5 +1,6 @@
 """Checkpoints of TensorFlow 1 sessions, exported with their graphs: all of TensorFlow's loaders compute what the session did."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from smdaemon.errors import DropError
 from smdaemon.placement import count_devices, parse_policy
+from smdaemon.proto.tensorflow import MetaGraphDef
 from smdaemon.savedmodel.meta_graph import GraphOptions, export_checkpoint_with_graph
 from smdaemon.savedmodel.reader import read_saved_model
 from smdaemon.savedmodel.signatures_request import SignatureRequest, SparseNames
@@ -179,6 +181,24 @@ def test_a_moved_directory_brings_its_assets(tmp_path, check_runs):
         exported(moved / prefix.name, tmp_path / "model2")
     assert caught.value.code == "asset-invalid"
     check_runs(exported(moved / prefix.name, tmp_path / "model2", asset_dirs=[tmp_path]), expected)
+
+
+@pytest.mark.parametrize("named", ["a circle", "NUL", "a long name"])
+def test_an_asset_that_is_no_file_is_refused_by_name(tmp_path, named):
+    """Links that lead to each other, and text that can name no file."""
+    prefix, _ = trained(tmp_path / "run")
+    vocabulary = tmp_path / "run" / "vocab.txt"
+    vocabulary.unlink()
+    vocabulary.symlink_to(vocabulary.name)
+    path = {"a circle": os.fsencode(vocabulary), "NUL": b"a\0b", "a long name": b"a" * 300}[named]
+    meta = MetaGraphDef.FromString(Path(f"{prefix}.meta").read_bytes())
+    (asset,) = meta.collection_def["asset_filepaths"].node_list.value
+    (node,) = (node for node in meta.graph_def.node if f"{node.name}:0" == asset)
+    node.attr["value"].tensor.string_val[0] = path
+    Path(f"{prefix}.meta").write_bytes(meta.SerializeToString())
+    with pytest.raises(DropError, match="is not beneath") as caught:
+        exported(prefix, tmp_path / "model", asset_dirs=[vocabulary])
+    assert caught.value.code == "asset-invalid"
 
 
 @pytest.fixture(params=[False, True], ids=["while", "enter-exit"])

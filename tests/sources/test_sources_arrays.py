@@ -24,9 +24,15 @@ DTYPES = st.one_of(
     hnp.byte_string_dtypes(max_len=5),
     hnp.unicode_string_dtypes(endianness="?", max_len=5),
 )
-ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)).flatmap(
-    lambda array: st.sampled_from([array, np.asfortranarray(array), array[..., ::-1] if array.ndim else array])
-)
+# a lone surrogate is no text to anybody
+TEXT = {"alphabet": st.characters(codec="utf-8")}
+ARRAYS = DTYPES.flatmap(
+    lambda dtype: hnp.arrays(
+        dtype,
+        hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+        elements=TEXT if dtype.kind == "U" else None,
+    )
+).flatmap(lambda array: st.sampled_from([array, np.asfortranarray(array), array[..., ::-1] if array.ndim else array]))
 
 
 @settings(deadline=None, max_examples=150)

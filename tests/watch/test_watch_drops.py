@@ -72,14 +72,35 @@ def test_a_whole_file_that_nobody_closed_is_taken_after_a_quiet_period(desk):
     assert desk.look({"a.box": Touch.SEEN}, now=QUIET) == ["a.box"]
 
 
-def test_a_drop_that_could_not_be_taken_is_reported_again(desk):
-    """At the next look, though nothing of it has changed; then it is known like any other."""
+def refused(desk, not_before):
+    """The ledger has reported `a.box`, and it could not be taken."""
     path = str(desk.put("a.box", box(3)))
     (drop,) = desk.ledger.look({path: Touch.CLOSED}, Moment(0, FRESH)).drops
     assert desk.look({"a.box": Touch.SEEN}) == []
-    desk.ledger.take_back(drop)
-    assert desk.look({"a.box": Touch.SEEN}) == ["a.box"]
-    assert desk.look({"a.box": Touch.SEEN}) == []
+    desk.ledger.take_back(drop, not_before)
+
+
+def test_a_drop_that_could_not_be_taken_is_reported_again(desk):
+    """When its time has come and no look before that, though nothing of it has changed; then it is known like any other."""
+    refused(desk, not_before=5)
+    assert desk.look({"a.box": Touch.SEEN}, now=4) == []
+    assert desk.again == {"a.box": 5}
+    assert desk.look({"a.box": Touch.SEEN}, now=5) == ["a.box"]
+    assert desk.look({"a.box": Touch.SEEN}, now=5) == []
+
+
+def test_a_drop_that_could_not_be_taken_and_changed_is_another(desk):
+    """Why the other could not be taken says nothing of it."""
+    refused(desk, not_before=5)
+    desk.put("a.box", box(4))
+    assert desk.look({"a.box": Touch.CLOSED}, now=1) == ["a.box"]
+
+
+def test_what_could_not_be_taken_is_reported_at_once_if_asked_for(desk):
+    """Whoever asks may have mended what was in the way."""
+    refused(desk, not_before=5)
+    desk.ledger.retry_refused()
+    assert desk.look({"a.box": Touch.SEEN}, now=1) == ["a.box"]
 
 
 def test_a_file_long_at_rest_is_taken_at_once(desk):

@@ -224,18 +224,23 @@ def _export_remedy(message: str) -> str:
 
 
 def abstract(leaf: Any) -> Any:
-    """The `jax.ShapeDtypeStruct` of an array, a number, or what stands for one already."""
+    """The `jax.ShapeDtypeStruct` of an array, a number, or what stands for one already.
+
+    Python's numbers have weak types, as jax gives them to functions: `1.5` times a float16 is a float16. Its own arrays say what theirs are.
+    """
     import jax
 
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
     import numpy as np
 
+    # bool is an int to isinstance, and not weak to jax
+    weak_type = getattr(leaf, "weak_type", False) if is_array(leaf) else type(leaf) in {int, float, complex}
     array = leaf if is_array(leaf) else np.asarray(leaf)
     dtype = array.dtype
     if isinstance(dtype, np.dtype):  # as jax computes with it; its own kinds, as of random keys, are that already
         dtype = jax.dtypes.canonicalize_dtype(dtype)
-    return jax.ShapeDtypeStruct(array.shape, dtype)
+    return jax.ShapeDtypeStruct(array.shape, dtype, weak_type=weak_type)
 
 
 def _split_static(key: str, inputs: Any) -> tuple[dict[str, Any], Any]:
