@@ -96,6 +96,15 @@ def test_unused_tensors_may_be_ignored(affine, tmp_path):
     assert run_v2(path, x=np.float32([[2.0]]))["y"].tolist() == [[7.0, 7.0]]
 
 
+def test_tensors_of_another_model_are_refused_whatever_may_be_missing(affine):
+    """Else the template itself would be published; without any tensors its copy is what was asked for."""
+    options = {"missing": "keep", "unused": "ignore"}
+    assert problems_of(affine, {"other/w": 1.0, "other/v": 1.0}, **options) == [
+        "not one of the 2 tensors, such as 'other/v', is the value of a variable"
+    ]
+    assert len(reexport(affine, {}, **options).tensors) == len(reexport(affine, tensors_named(GOOD)).tensors)
+
+
 def test_unknown_tags_are_answered_with_those_that_exist(affine):
     """`tags` are exactly one meta graph's."""
     with pytest.raises(DropError, match="there are \\['serve'\\]") as caught:
