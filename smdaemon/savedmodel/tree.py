@@ -178,12 +178,19 @@ def _arrange(root: Branch) -> Iterator[Leaf]:
                 order = int if child.kind is Kind.LIST else str
                 todo.append((child, f"{prefix}{legal}/", iter(_ordered(child, order))))
                 break
-            child.variable = prefix + legal
-            if not _LEGAL_START.match(child.variable):
-                child.variable = f"var{child.variable}"
+            child.variable = _with_legal_start(prefix + legal)
             yield child
         else:
             todo.pop()
+
+
+def legal_name(path: str) -> str:
+    """The name of the variable at `path`, its parts split at "/": as `nest` gives it where no sibling takes it."""
+    return _with_legal_start("/".join(_ILLEGAL.sub("_", part) for part in path.split("/")))
+
+
+def _with_legal_start(name: str) -> str:
+    return name if _LEGAL_START.match(name) else f"var{name}"
 
 
 def _kind(branch: Branch) -> Kind:
