@@ -168,7 +168,9 @@ CODES: dict[str, Code] = {
         "the source changed while it was read", "rename finished files into place and leave them alone"
     ),
     "dtype-unsupported": Code("TensorFlow cannot store or restore this dtype", "convert the tensor before it is saved"),
-    "name-invalid": Code("a tensor's name is empty, absolute, or holds '..' or NUL", "rename the tensor"),
+    "name-invalid": Code(
+        "a tensor's name is empty, absolute, or holds '..', '.ATTRIBUTES' or NUL", "rename the tensor"
+    ),
     "name-clash": Code(
         "two tensors cannot both exist under their names", "rename one of them, or use rename in a request"
     ),

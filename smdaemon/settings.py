@@ -161,7 +161,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     serving_tensorflow: str = ""
     # name in the drop -> name in the template or of a parameter, or the same with one * on each side
     name_map: dict[str, str] = msgspec.field(default_factory=dict)
-    # where a drop lacks a variable of the template: an error, or the template's value is kept
+    # where a drop lacks a variable of the template: an error, or the template's value is kept; a drop that has none of them is an error
     missing: Literal["error", "keep"] = "error"
     # where a drop has tensors that the template or the functions do not know (an optimizer's, say)
     unused: Literal["ignore", "error"] = "ignore"

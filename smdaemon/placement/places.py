@@ -4,7 +4,7 @@
 |---|---|
 | `graph` | the nodes of the graph |
 | `functions` | the nodes of the functions |
-| `attributes` | attrs of nodes and functions that hold device names: `allowed_devices`, `devices`, `send_device`, ... |
+| `attributes` | the attrs of nodes and functions that hold device names, `DEVICE_ATTRS` |
 | `configs` | the session configuration that call nodes carry: device filters, the leader of collectives |
 | `targets` | the constants that tell a `RemoteCall` where to run |
 | `handles` | resource handles within constants |
@@ -13,7 +13,7 @@
 | `collections` | collections of names |
 
 TensorInfo, VariableDef and the contexts of loops hold names of tensors, debug information holds files, functions and lines of source: no devices. The
-values of all other string constants are the model's data and are left alone.
+values of all other string constants and attrs are the model's data and are left alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, MutableSequence
@@ -35,8 +35,21 @@ _REMOTE_CALL = "RemoteCall"
 COLOCATION_ATTR = "_class"
 COLOCATION_PREFIX = b"loc:@"
 CONFIG_ATTR = "config_proto"
-_NAMING_ATTRS = frozenset({COLOCATION_ATTR, CONFIG_ATTR, "shared_name", "container"})
-"""String attrs that never hold a device name, even if they look like one."""
+DEVICE_ATTRS = frozenset(
+    {
+        "allowed_devices",
+        "device_name",
+        "device_names",
+        "device_type",
+        "devices",
+        "recv_device",
+        "send_device",
+        # of functions and of their arguments
+        "_composite_device",
+        "_device",
+    }
+)
+"""The string attrs that hold device names. Those of all others are the model's data, as the separator of a StringJoin."""
 
 _FIRST_PARTS = ("/job:", "/replica:", "/task:", "/device:", "/cpu:", "/gpu:", "/tpu:")
 
@@ -128,7 +141,7 @@ def _visit_string(name: str, attr: "AttrValue", visit: Visit) -> None:
         found = session_config.replaced(attr.s, lambda device: visit("configs", device))
         if found != attr.s:
             attr.s = found
-    elif name not in _NAMING_ATTRS:
+    elif name in DEVICE_ATTRS:
         device = attr.s.decode(errors="replace")
         if is_device(device):
             placed = visit("attributes", device)
@@ -139,7 +152,7 @@ def _visit_string(name: str, attr: "AttrValue", visit: Visit) -> None:
 def _visit_list(name: str, attr: "AttrValue", visit: Visit) -> None:
     """The devices of a list keep their positions: some ops count on them. `allowed_devices` is a set, and loses what is empty."""
     texts, tensors = attr.list.s, attr.list.tensor
-    if texts and name not in _NAMING_ATTRS:
+    if texts and name in DEVICE_ATTRS:
         _visit_bytes(texts, "attributes", visit)
         if name == "allowed_devices" and b"" in texts:
             texts[:] = [device for device in texts if device]

@@ -3,7 +3,7 @@
 A name is looked up in these ways; the first that knows it decides:
 
     1 the key in the bundle                     layer/0/kernel/.ATTRIBUTES/VARIABLE_VALUE
-    2 the key without the attribute             layer/0/kernel
+    2 the key without the attribute             layer/0/kernel, table/table-keys
     3 the variable's name in the program        dense/kernel
     4 a path through the objects                layers/0/kernel, layers.0.kernel
 
@@ -36,8 +36,22 @@ SAVE_COUNTER = "save_counter"
 _OBJECT_CONFIG = f"/{OBJECT_ATTRIBUTES}/OBJECT_CONFIG_JSON"
 """How Keras made the object; it stands in the checkpoints of its older releases."""
 
+_ESCAPED = re.compile(r"\.([.S])")
 _PART = re.compile(r"(?P<base>.+)/part_(?P<number>\d{1,9})")
 _REPLICA = re.compile(r"(?P<base>.+)/replica_(?P<number>\d{1,9})")
+
+
+def object_names(key: str) -> tuple[str, ...]:
+    """The names of the value of an object, from its key in a bundle: one with the parts of its path unescaped, one as they are.
+
+    That of a variable is its path; other values have their kind at the end, as `table/table-keys`. A key that is no object's is its name.
+    """
+    path, found, attribute = key.partition(f"{OBJECT_ATTRIBUTES}/")
+    path = path.removesuffix("/")
+    if not found:
+        return (key,)
+    escaped = path if attribute == VARIABLE_VALUE and path else f"{path}/{attribute}".removeprefix("/")
+    return _ESCAPED.sub(lambda part: "/" if part[1] == "S" else ".", escaped), escaped
 
 
 class NameMap:
@@ -113,7 +127,11 @@ class Names:
 
     @cached_property
     def _by_bare_key(self) -> dict[str, list[str]]:
-        return {key.removesuffix(VALUE_SUFFIX): [key] for key in self.keys}
+        names = {key.removesuffix(VALUE_SUFFIX): [key] for key in self.keys}
+        for key in sorted(self.keys):
+            for name in object_names(key):
+                names.setdefault(name, [key])
+        return names
 
     @cached_property
     def _by_full_name(self) -> dict[str, list[str]]:

@@ -46,8 +46,8 @@ def reexport(
     """The contents of the SavedModel in the directory `template` with the values `tensors`, to be written by `write_saved_model`.
 
     Names are matched as name_map.py tells. `tags` chooses one meta graph, otherwise all stay. A variable that no tensor is for
-    is an error, or keeps its value; a tensor that no variable is for is an error, or ignored. What is no variable (the object
-    graph; the content of tables, unless it is given under its keys) stays. `policy` says what becomes of devices.
+    is an error, or keeps its value; a tensor that no variable is for is an error, or ignored; that none of them is for any is
+    an error. What is no variable (the object graph; the content of tables, unless it is given) stays; without tensors all does. `policy` says what becomes of devices.
     The values, the template's too, are read when they are written; until then both must stay as they are.
 
     Raises DropError: `template-mismatch` (a Mismatch) with everything that does not fit, `tags-not-found`,
@@ -166,6 +166,10 @@ def _raise_problems(values: "_Values", missing: str, unused: str) -> None:
     problems = values.problems
     if missing == "error":
         problems += [f"no tensor is the value of {key!r}" for key in values.missing]
+    elif values.missing and values.unused and not values.renewed and not problems:
+        problems.append(
+            f"not one of the {len(values.unused)} tensors, such as {values.unused[0]!r}, is the value of a variable"
+        )
     if unused == "error":
         problems += [f"the tensor {name!r} belongs to no variable" for name in values.unused]
     if problems:

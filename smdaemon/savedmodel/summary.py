@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from smdaemon.placement.place import count_colocations, count_devices
 from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY, VARIABLE_VALUE
 from smdaemon.savedmodel.functions_summary import FunctionSummary, callable_functions, used_ops
+from smdaemon.savedmodel.name_map import object_names
 from smdaemon.savedmodel.reader import (
     read_fingerprint,
     read_index,
@@ -16,6 +17,7 @@ from smdaemon.savedmodel.reader import (
     stored_bytes,
     variables_prefix,
 )
+from smdaemon.savedmodel.tree import legal_name
 from smdaemon.tensorbundle.reader import BundleReader
 
 if TYPE_CHECKING:
@@ -60,7 +62,10 @@ class MetaGraphSummary:
 
 @dataclass(frozen=True)
 class VariableSummary:
-    """A tensor of the bundle: the variable's name, its key, dtype, shape, and bytes in the data files."""
+    """A tensor of the bundle: the variable's name, its key, dtype, shape, and bytes in the data files.
+
+    The name is that in the program, or the path where the program has no other; the key for what is no variable.
+    """
 
     name: str
     key: str
@@ -130,7 +135,16 @@ def _variables(export_dir: Path) -> Iterator[VariableSummary]:
         }
         for key, entry in bundle.entries():
             if key != OBJECT_GRAPH_KEY:
-                yield VariableSummary(names.get(key) or key, key, str(entry.dtype), entry.shape, stored_bytes(entry))
+                name = _variable_name(key, names.get(key))
+                yield VariableSummary(name, key, str(entry.dtype), entry.shape, stored_bytes(entry))
+
+
+def _variable_name(key: str, full_name: str | None) -> str:
+    """The variable's name in the program; its path where the program only has that, made legal: `a=b` for `a_b`."""
+    if not full_name:
+        return key
+    path, *_ = object_names(key)
+    return path if full_name == legal_name(path) else full_name
 
 
 def _meta_graph(meta_graph: "MetaGraphDef") -> MetaGraphSummary:

@@ -17,6 +17,9 @@ from smdaemon.tensorbundle.tensors import Buffer, Tensor
 if TYPE_CHECKING:
     from smdaemon.proto.tensorflow import NodeDef, SavedModel, SavedVariable, TrackableObjectGraph
 
+_KERAS_COPIES = "_all_variables/"
+"""The list in which an export of Keras's has its variables once more."""
+
 
 class TemplateBundle:
     """The bundle of the SavedModel in `export_dir`, whose meta graphs `model` has; open until nobody has one of its tensors.
@@ -51,25 +54,36 @@ class TemplateBundle:
         return self._variables.get(key, (0, None))[1]
 
     def are_one_variable(self, keys: Sequence[str]) -> bool:
-        """Whether these keys, of one name, are one variable saved several times: one that functions use, and idle copies of it."""
-        entries = [self.entries[key] for key in keys]
-        kinds = {(entry.dtype, entry.shape, entry.size, entry.crc, bool(entry.slices)) for entry in entries}
-        return len(kinds) == 1 and not entries[0].slices and sum(not self.is_idle(key) for key in keys) == 1
+        """Whether these keys, of one name, are one variable: one that functions use, and the copy that Keras's `export` made of it.
 
-    def is_idle(self, key: str) -> bool:
+        A name and an equal value alone say nothing: variables are called "Variable" and hold zeros until someone says otherwise.
+        """
+        copies = [key for key in keys if self._is_copy(key)]
+        used = [key for key in keys if not self._is_idle(key)]
+        if len(copies) != 1 or len(used) != 1 or len(keys) != 2:
+            return False
+        copy, own = self.entries[copies[0]], self.entries[used[0]]
+        same = (copy.dtype, copy.shape, copy.size, copy.crc) == (own.dtype, own.shape, own.size, own.crc)
+        return same and not (copy.slices or own.slices)
+
+    def copies(self, key: str) -> list[str]:
+        """Where `key` is the copy that Keras's `export` made of a variable, the keys of that variable and of the copy; else none.
+
+        It writes every variable twice: once for the functions, once in the list of all variables that functions use.
+        """
+        if not self._is_copy(key):
+            return []
+        same = self._keys_by_full_name[self._full_names[key]]
+        return same if self.are_one_variable(same) else []
+
+    def _is_copy(self, key: str) -> bool:
+        """Whether `key` is where Keras's `export` puts copies, and no function uses it."""
+        return key.startswith(_KERAS_COPIES) and self._is_idle(key)
+
+    def _is_idle(self, key: str) -> bool:
         """Whether no function of the model uses the variable with that key."""
         node, _ = self._variables.get(key, (None, None))
         return node is not None and node not in self._used_nodes
-
-    def copies(self, key: str) -> list[str]:
-        """Where `key` is an idle copy of another variable, the keys of that variable and of all its copies; else none.
-
-        Keras's `export` writes every variable twice: once for the functions, once in the list of all variables.
-        """
-        if not self.is_idle(key):
-            return []
-        same = self._keys_by_full_name[self._full_names[key]]
-        return same if len(same) > 1 and self.are_one_variable(same) else []
 
     @cached_property
     def _variable_keys(self) -> frozenset[str]:

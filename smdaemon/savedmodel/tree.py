@@ -8,6 +8,7 @@ from keyword import iskeyword
 from typing import TypeAlias
 
 from smdaemon.errors import DropError
+from smdaemon.savedmodel.constants import OBJECT_ATTRIBUTES
 
 
 class Kind(Enum):
@@ -98,8 +99,8 @@ def nest(names: Iterable[str], separator: str | None = None, *, joined: bool = F
 
     Without a `separator`, names are split at "/" if any of them has one, else at ".". A branch whose children are "0" to
     "n-1" is a list; one whose children all can be attributes is an object; any other is a dict. The root is an object whatever
-    its children are called. Raises DropError: `name-invalid` for an empty part, ".", ".." or NUL; `name-clash` for a name
-    given twice, for `a` beside `a/b`, and where the root's own attributes have the name.
+    its children are called. Raises DropError: `name-invalid` for an empty part, ".", "..", one that ends with ".ATTRIBUTES", or NUL;
+    `name-clash` for a name given twice, for `a` beside `a/b`, and where the root's own attributes have the name.
 
     With `joined` `a` beside `a/b` is allowed, as in TensorFlow 1's checkpoints, where a slot lies beneath its variable: `a/b`
     stands beside `a` under the one name "a/b".
@@ -150,6 +151,9 @@ def _check(name: str, path: tuple[str, ...]) -> None:
         raise DropError(
             "name-invalid", f"the name {name!r} is empty or absolute, or a part of it is empty, '.' or '..'"
         )
+    if any(part.endswith(OBJECT_ATTRIBUTES) for part in path):
+        # a key ends the path of its object so; TensorFlow takes the first such end for it
+        raise DropError("name-invalid", f"a part of the name {name!r} ends with {OBJECT_ATTRIBUTES!r}")
     if "\0" in name:
         raise DropError("name-invalid", f"the name {name!r} holds NUL")
     if not name.isascii():
@@ -174,12 +178,19 @@ def _arrange(root: Branch) -> Iterator[Leaf]:
                 order = int if child.kind is Kind.LIST else str
                 todo.append((child, f"{prefix}{legal}/", iter(_ordered(child, order))))
                 break
-            child.variable = prefix + legal
-            if not _LEGAL_START.match(child.variable):
-                child.variable = f"var{child.variable}"
+            child.variable = _with_legal_start(prefix + legal)
             yield child
         else:
             todo.pop()
+
+
+def legal_name(path: str) -> str:
+    """The name of the variable at `path`, its parts split at "/": as `nest` gives it where no sibling takes it."""
+    return _with_legal_start("/".join(_ILLEGAL.sub("_", part) for part in path.split("/")))
+
+
+def _with_legal_start(name: str) -> str:
+    return name if _LEGAL_START.match(name) else f"var{name}"
 
 
 def _kind(branch: Branch) -> Kind:

@@ -5,12 +5,10 @@ A checkpoint of TensorFlow 1 has them as keys. One of objects (TensorFlow 2) has
 which of its values it is. Slots of optimizers lie beneath their variable, as `model/w/.OPTIMIZER_SLOT/optimizer/m`.
 """
 
-import re
 from collections.abc import Iterable
 
-from smdaemon.savedmodel.constants import OBJECT_ATTRIBUTES, OBJECT_GRAPH_KEY, VARIABLE_VALUE
-
-_ESCAPED = re.compile(r"\.([.S])")
+from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY
+from smdaemon.savedmodel.name_map import object_names
 
 
 def tensor_names(keys: Iterable[str], *, objects: bool) -> dict[str, str]:
@@ -23,15 +21,6 @@ def tensor_names(keys: Iterable[str], *, objects: bool) -> dict[str, str]:
     for key in keys:
         if key == OBJECT_GRAPH_KEY:
             continue
-        name = next((name for name in _candidates(key) if name not in named), key) if objects else key
+        name = next((name for name in object_names(key) if name not in named), key) if objects else key
         named[name] = key
     return named
-
-
-def _candidates(key: str) -> tuple[str, ...]:
-    path, found, attribute = key.partition(f"{OBJECT_ATTRIBUTES}/")
-    path = path.removesuffix("/")
-    if not found:
-        return (key,)
-    escaped = path if attribute == VARIABLE_VALUE and path else f"{path}/{attribute}".removeprefix("/")
-    return _ESCAPED.sub(lambda part: "/" if part[1] == "S" else ".", escaped), escaped

@@ -83,7 +83,7 @@ def test_tensors_are_chosen_and_renamed(capsys):
     """--include, --exclude and --rename may be repeated; a new name may hold '='."""
     argv = ["--include", "layer/*", "--include", "step", "--exclude", "*/bias", "--rename", "step=train/s=1"]
     assert run(capsys, "export", "a.npz", "out", *argv)[0] == 0
-    assert names() == ["layer/0/kernel", "train/s_1"]
+    assert names() == ["layer/0/kernel", "train/s=1"]
 
 
 def test_tags_shards_and_separator(folder, capsys):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from smdaemon.errors import DropError
 from smdaemon.placement import count_colocations, count_devices, device_places, parse_policy, place, strip_default_attrs
-from smdaemon.proto.tensorflow import MetaGraphDef, SavedModel, VariableDef
+from smdaemon.placement.places import DEVICE_ATTRS
+from smdaemon.proto.tensorflow import MetaGraphDef, OpList, SavedModel, VariableDef
 
 GPU = "/job:worker/replica:0/task:1/device:GPU:1"
 SOFT = "/device:GPU:1"
@@ -166,6 +167,31 @@ def test_what_is_no_session_configuration_stays(config):
     assert node.attr["config_proto"].s == config
     place(meta_graph, parse_policy("strip"))
     assert node.attr["config_proto"].s == config
+
+
+@pytest.mark.parametrize("policy", ["strip", "soft", "remap:*=/cpu:0"])
+def test_text_in_attributes_is_data(policy):
+    """What an op joins, searches or looks up stays, also in lists and in functions, where it looks like a device."""
+    meta_graph = MetaGraphDef()
+    function = meta_graph.graph_def.library.function.add()
+    for nodes in (meta_graph.graph_def.node, function.node_def):
+        nodes.add(name="join", op="StringJoin").attr["separator"].s = GPU.encode()
+        replace = nodes.add(name="replace", op="StaticRegexReplace").attr
+        replace["pattern"].s, replace["rewrite"].s = b"/gpu:0", b"/cpu:0"
+        nodes.add(name="parse", op="ParseSingleExample").attr["dense_keys"].list.s[:] = [GPU.encode(), b"/job:ps"]
+        nodes.add(name="own", op="NobodysOp").attr["f"].func.attr["label"].s = GPU.encode()
+    before = meta_graph.SerializeToString(deterministic=True)
+    assert place(meta_graph, parse_policy(policy)).total == 0
+    assert meta_graph.SerializeToString(deterministic=True) == before
+    assert count_devices(meta_graph) == {}
+
+
+def test_every_device_attribute_of_tensorflows_ops_is_known():
+    """By TensorFlow's own list of ops: the string attrs called after devices are those that are placed."""
+    session = pytest.importorskip("tensorflow.python.client.pywrap_tf_session")
+    ops = OpList.FromString(session.TF_GetBuffer(session.TF_GetAllOpList())).op
+    texts = {attr.name for op in ops for attr in op.attr if attr.type in {"string", "list(string)"}}
+    assert {name for name in texts if "device" in name} == {name for name in DEVICE_ATTRS if not name.startswith("_")}
 
 
 def test_deep_nesting_is_walked_without_recursion():

@@ -62,11 +62,47 @@ def test_a_long_list_is_cut_in_the_message_and_whole_in_the_error(affine):
     assert len(caught.value.remedy) < 40_000
 
 
+@pytest.fixture(scope="module")
+def half_used(tmp_path_factory):
+    """Two unnamed variables of zeros, `used` by the function and `idle` not."""
+    module = tf.Module()
+    module.used, module.idle = tf.Variable([0.0, 0.0]), tf.Variable([0.0, 0.0])
+    module.serve = tf.function(lambda x: x + module.used, [tf.TensorSpec([2])])
+    path = tmp_path_factory.mktemp("half_used") / "template"
+    tf.saved_model.save(module, str(path))
+    return path
+
+
+def test_a_variable_that_no_function_uses_is_missed_like_any_other(half_used):
+    """That it has the name and the value of another does not make it a copy of that; nor does their name mean both."""
+    used, idle = (f"{name}/.ATTRIBUTES/VARIABLE_VALUE" for name in ("used", "idle"))
+    assert problems_of(half_used, {"used": [1.0, 2.0]}) == [f"no tensor is the value of {idle!r}"]
+    assert problems_of(half_used, {"Variable": [1.0, 2.0]}, missing="keep") == [
+        f"'Variable' is the name of 2 variables: {used!r}, {idle!r}"
+    ]
+
+
+def test_a_variable_that_no_function_uses_keeps_its_own_value(half_used, tmp_path):
+    """With missing="keep" it does not take that of another variable which looked like it."""
+    path = exported(tmp_path / "1", half_used, tensors_named({"used": [1.0, 2.0]}), missing="keep")
+    model = tf.saved_model.load(str(path))
+    assert (model.used.numpy().tolist(), model.idle.numpy().tolist()) == ([1.0, 2.0], [0.0, 0.0])
+
+
 def test_unused_tensors_may_be_ignored(affine, tmp_path):
     """The optimizer's slots, say."""
     new = tensors_named(GOOD | {"optimizer/m": 1.0})
     path = exported(tmp_path / "1", affine, new, unused="ignore")
     assert run_v2(path, x=np.float32([[2.0]]))["y"].tolist() == [[7.0, 7.0]]
+
+
+def test_tensors_of_another_model_are_refused_whatever_may_be_missing(affine):
+    """Else the template itself would be published; without any tensors its copy is what was asked for."""
+    options = {"missing": "keep", "unused": "ignore"}
+    assert problems_of(affine, {"other/w": 1.0, "other/v": 1.0}, **options) == [
+        "not one of the 2 tensors, such as 'other/v', is the value of a variable"
+    ]
+    assert len(reexport(affine, {}, **options).tensors) == len(reexport(affine, tensors_named(GOOD)).tensors)
 
 
 def test_unknown_tags_are_answered_with_those_that_exist(affine):

@@ -60,10 +60,23 @@ def test_a_variable_goes_by_many_names(name):
     assert not found.unused + found.problems
 
 
-@pytest.mark.parametrize("name", ["words/a..b.Sc", "words/a..b.Sc:0", ODD])
+@pytest.mark.parametrize("name", ["words/a..b.Sc", "words/a..b.Sc:0", ODD, "words/a.b/c"])
 def test_escaped_names_are_understood(name):
-    """A part of a path that holds '.' and '/' is escaped as in a key."""
+    """A part of a path that holds '.' and '/' is escaped as in a key, or not, as checkpoints are read."""
     assert matched(name).values == {ODD: ((name,),)}
+
+
+@pytest.mark.parametrize("name", ["a/b/table-keys", "a.Sb/table-keys", "a.Sb/.ATTRIBUTES/table-keys", "a.b.table-keys"])
+def test_the_content_of_a_table_goes_by_its_path(name):
+    """The table a/b with what it is of the table at the end; escaped or not, or the key itself."""
+    key = "a.Sb/.ATTRIBUTES/table-keys"
+    assert matched(name, keys=[*KEYS, key]).values == {key: ((name,),)}
+
+
+def test_a_variable_goes_before_another_whose_name_was_escaped():
+    """a/b is the variable b of a; the variable called "a/b" has its escaped name beside it."""
+    keys = [f"a/b{VALUE_SUFFIX}", f"a.Sb{VALUE_SUFFIX}"]
+    assert matched("a/b", "a.Sb", keys=keys).values == {keys[0]: (("a/b",),), keys[1]: (("a.Sb",),)}
 
 
 def test_dots_stand_for_slashes_without_an_object_graph():

@@ -79,6 +79,15 @@ def test_invalid_names_are_refused(name):
     assert repr(name) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["a/.ATTRIBUTES/b", "a/b.ATTRIBUTES", "x.ATTRIBUTES/b", ".ATTRIBUTES/VARIABLE_VALUE"])
+def test_parts_that_end_a_key_are_refused(name):
+    """TensorFlow could not find the value: it takes the first `.ATTRIBUTES/` of a key for the end of the path."""
+    with pytest.raises(DropError, match=r"ends with '\.ATTRIBUTES'") as caught:
+        nest([name])
+    assert caught.value.code == "name-invalid"
+    assert nest(["a/.ATTRIBUTES_/b"]).leaves[0].path == ("a", ".ATTRIBUTES_", "b")
+
+
 @pytest.mark.parametrize(
     "names", [["a", "a/b"], ["a/b/c", "a/b"], ["a", "a"], ["a.b", "a.b.c"], ["signatures/0"], ["__call__"], ["_self_x"]]
 )

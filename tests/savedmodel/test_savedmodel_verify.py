@@ -269,6 +269,12 @@ def test_summary_of_our_export(model):
     assert json.loads(json.dumps(dataclasses.asdict(summary)))["variables"][0]["shape"] == [6]
 
 
+def test_a_summary_shows_paths_as_they_are(tmp_path):
+    """Where the name that TensorFlow takes is only the path made legal; a name that a program gave itself is shown."""
+    write_weights(tmp_path / "model", tensors({"a/b=c": np.ones(2), "_w/1.5": np.ones(2)}))
+    assert [variable.name for variable in summarize(tmp_path / "model").variables] == ["_w/1.5", "a/b=c"]
+
+
 def test_summary_of_others_models(shared):
     """Signatures with their inputs and outputs, devices by place, TensorFlow 1's variables by their names."""
     summary = summarize(shared / "fixtures" / "saved_model_half_plus_two_gpu" / "00000123")
