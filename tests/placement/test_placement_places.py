@@ -169,6 +169,18 @@ def test_what_is_no_session_configuration_stays(config):
     assert node.attr["config_proto"].s == config
 
 
+def test_only_filters_and_leader_of_a_session_configuration_are_devices():
+    """Text of other fields stays, on the top and within; so do bytes that say it in a longer way than they must."""
+    other, inner = b"\x32\x0b/job:worker", b"\x1a\x0b/job:worker"
+    experimental = b"\x82\x01\x8d\x00" + inner
+    meta_graph = MetaGraphDef()
+    node = meta_graph.graph_def.node.add(name="n", op="X")
+    node.attr["config_proto"].s = other + FILTERS + experimental
+    assert count_devices(meta_graph) == {"configs": {"/job:worker": 1}}
+    place(meta_graph, parse_policy("strip"))
+    assert node.attr["config_proto"].s == other + experimental
+
+
 @pytest.mark.parametrize("policy", ["strip", "soft", "remap:*=/cpu:0"])
 def test_text_in_attributes_is_data(policy):
     """What an op joins, searches or looks up stays, also in lists and in functions, where it looks like a device."""
