@@ -21,7 +21,6 @@ from smdaemon.control.query import Flag, OneOf, Parameter, Text, Whole
 from smdaemon.control.render import (
     JSON,
     HttpError,
-    error_message,
     error_status,
     message_response,
     parse_message,
@@ -29,6 +28,7 @@ from smdaemon.control.render import (
     to_json,
 )
 from smdaemon.errors import ConfigError, DropError, SmdaemonError
+from smdaemon.jobs.messages import error_message
 from smdaemon.jobs.states import State
 from smdaemon.log import get_logger
 from smdaemon.proto import v1

@@ -71,18 +71,6 @@ def message_response(
     return Response(to_json(mapping.message_to_dict(message)) + b"\n", status, named, media_type=JSON)
 
 
-def error_message(error: SmdaemonError) -> v1.Error:
-    """`error` as it goes to the client."""
-    return v1.Error(
-        code=error.code, message=_printable(error.message), remedy=_printable(error.remedy), retryable=error.retryable
-    )
-
-
-def _printable(text: str) -> str:
-    """`text` with what UTF-8 cannot hold (parts of a file name that is not UTF-8) written as escapes."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def error_status(error: SmdaemonError) -> int:
     """The HTTP status that goes with an error: by its code, else by who must act."""
     if isinstance(error, HttpError):

@@ -24,9 +24,10 @@ from smdaemon.accepting import Accepting
 from smdaemon.control.access import Access
 from smdaemon.control.app import make_app
 from smdaemon.control.backend import Backend
-from smdaemon.control.render import JSON, HttpError, error_message, to_json
+from smdaemon.control.render import JSON, HttpError, to_json
 from smdaemon.control.sockets import open_listeners
 from smdaemon.control.tls import Tls
+from smdaemon.jobs.messages import error_message
 from smdaemon.log import get_logger
 from smdaemon.proto import mapping
 from smdaemon.unix_socket import peer_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import trio
 
 from smdaemon.errors import EnvironmentFault
-from smdaemon.jobs.job import JobError, Moved
+from smdaemon.jobs.job import Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.messages import error_message, set_time
 from smdaemon.log import get_logger
@@ -134,5 +134,5 @@ def _message(settings: NotifySettings, tally: Tally) -> v1.Notifier:
     if tally.behind_since is not None:
         set_time(message.behind_since, tally.behind_since)
     if tally.error is not None:
-        message.error.CopyFrom(error_message(JobError.of(tally.error)))
+        message.error.CopyFrom(error_message(tally.error))
     return message

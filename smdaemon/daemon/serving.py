@@ -14,7 +14,7 @@ import trio
 from smdaemon.daemon.versions import Versions, previous
 from smdaemon.durable import write_atomically
 from smdaemon.errors import EnvironmentFault, SmdaemonError, fault
-from smdaemon.jobs.job import JobError, Moved
+from smdaemon.jobs.job import Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.messages import error_message, set_time
 from smdaemon.jobs.states import State
@@ -76,7 +76,7 @@ class Serving:
         if self.current_at is not None:
             set_time(message.current_at, self.current_at)
         if self.problem is not None:
-            message.error.CopyFrom(error_message(JobError.of(self.problem)))
+            message.error.CopyFrom(error_message(self.problem))
         return message
 
     def _saw(self, move: Moved) -> None:

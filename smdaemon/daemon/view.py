@@ -23,7 +23,7 @@ from smdaemon.daemon.space import SpaceWatch
 from smdaemon.daemon.versions import Versions
 from smdaemon.errors import ConfigError, SmdaemonError
 from smdaemon.export.budget import ByteBudget
-from smdaemon.jobs.job import Job, JobError, Moved
+from smdaemon.jobs.job import Job, Moved
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.messages import error_message, line_message, set_time, to_message
 from smdaemon.jobs.scheduler import Scheduler
@@ -133,7 +133,7 @@ class View:
         if (serving := self._serving.status()) is not None:
             status.serving.CopyFrom(serving)
         if condition.config_error is not None:
-            status.config_error.CopyFrom(error_message(JobError.of(condition.config_error)))
+            status.config_error.CopyFrom(error_message(condition.config_error))
         return status
 
     def models(self) -> v1.ModelList:
@@ -157,13 +157,13 @@ class View:
         if watch is not None:
             model.watch_method, model.health = watch.method, watch.health
             if watch.error is not None:
-                model.error.CopyFrom(error_message(JobError.of(watch.error)))
+                model.error.CopyFrom(error_message(watch.error))
         room = self._space.rooms.get(settings.name)
         if room is not None:
             model.disk_free_bytes, model.disk_bytes = room
         if (shortage := self._space.low.get(settings.name)) is not None:
             model.health = "degraded"
-            model.error.CopyFrom(error_message(JobError.of(shortage)))
+            model.error.CopyFrom(error_message(shortage))
         newest = self._ledger.newest_published.get(settings.name)
         if newest is not None and newest.version is not None:
             model.newest_version, model.newest_bytes = newest.version, newest.bytes_total
@@ -172,7 +172,7 @@ class View:
             set_time(model.oldest_open_at, oldest)
         problem = self._versions.problems.get(settings.name)
         if problem is not None:
-            model.retention_error.CopyFrom(error_message(JobError.of(problem)))
+            model.retention_error.CopyFrom(error_message(problem))
         return model
 
     def history(self) -> v1.History:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from smdaemon.errors import SmdaemonError
 from smdaemon.jobs.job import Job, JobError, Moved, Transition
 from smdaemon.jobs.rows import encodable
 from smdaemon.jobs.states import State
@@ -82,8 +83,8 @@ def transition_message(transition: Transition) -> "v1.Transition":
     return message
 
 
-def error_message(error: JobError) -> "v1.Error":
-    """A job's error as a message."""
+def error_message(error: JobError | SmdaemonError) -> "v1.Error":
+    """An error as a message: a job's, or one that has just been met."""
     from smdaemon.proto import v1
 
     return v1.Error(

@@ -4,8 +4,9 @@ import pytest
 from starlette.datastructures import Headers
 
 from smdaemon.control.events import render_event
-from smdaemon.control.render import error_message, error_status, wants_protobuf
+from smdaemon.control.render import error_status, wants_protobuf
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault
+from smdaemon.jobs.messages import error_message
 from smdaemon.proto import v1
 
 
