@@ -4,6 +4,7 @@ import ssl
 from pathlib import Path
 
 from smdaemon.errors import ConfigError
+from smdaemon.settings import DaemonSettings
 
 
 class Tls:
@@ -37,3 +38,8 @@ class Tls:
                 remedy="both are PEM files; the key has no password and belongs to the first certificate",
             ) from error
         return context
+
+
+def tls_of(settings: DaemonSettings) -> Tls | None:
+    """What the control port speaks; None for plain HTTP. ConfigError `config-invalid` where certificate or key are unsound."""
+    return Tls(Path(settings.control_tls_cert), Path(settings.control_tls_key)) if settings.control_tls_cert else None

@@ -19,7 +19,7 @@ from smdaemon import log, systemd
 from smdaemon.config import differences
 from smdaemon.control.access import Access, access_of
 from smdaemon.control.server import serve
-from smdaemon.control.tls import Tls
+from smdaemon.control.tls import tls_of
 from smdaemon.daemon.execution import Execution
 from smdaemon.daemon.handoffs import Handoffs, users_of
 from smdaemon.daemon.inherited import inherited
@@ -89,7 +89,7 @@ class Daemon:
         """
         settings = self.config.daemon
         self._access = _access_of(settings)
-        self._tls = _tls_of(settings)
+        self._tls = tls_of(settings)
         with (
             inherited(systemd.handed_over(), settings) as self._inherited,
             state_directory(Path(settings.state_dir)) as state,
@@ -341,10 +341,6 @@ async def _until(*signs: trio.Event) -> AsyncIterator[None]:
             nursery.start_soon(wait, sign)
         yield
         nursery.cancel_scope.cancel()
-
-
-def _tls_of(settings: DaemonSettings) -> Tls | None:
-    return Tls(Path(settings.control_tls_cert), Path(settings.control_tls_key)) if settings.control_tls_cert else None
 
 
 def _access_of(settings: DaemonSettings) -> Access:

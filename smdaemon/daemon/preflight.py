@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from smdaemon.control.access import access_of
-from smdaemon.control.tls import Tls
+from smdaemon.control.tls import tls_of
 from smdaemon.paths import exists, is_directory
 from smdaemon.settings import Config, DaemonSettings, ModelSettings, NotifySettings
 from smdaemon.unix_socket import gid_of, uid_of
@@ -14,8 +14,7 @@ from smdaemon.unix_socket import gid_of, uid_of
 def require(settings: DaemonSettings) -> None:
     """Nothing where a start would take token, certificate and groups; else its ConfigError or EnvironmentFault."""
     access_of(settings.control_users, settings.control_token_file)
-    if settings.control_tls_cert:
-        Tls(Path(settings.control_tls_cert), Path(settings.control_tls_key))
+    tls_of(settings)
     gid_of(settings.control_group, "control_socket")
     gid_of(settings.handoff_group, "handoff_socket")
 
