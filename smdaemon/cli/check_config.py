@@ -10,7 +10,7 @@ def check_config(*, config: ConfigFile = DEFAULT_CONFIG) -> None:
 
     What it names and this machine has not is warned of: the daemon starts all the same, and waits for it.
     """
-    from smdaemon.cli.output import visible
+    from smdaemon.cli.output import counted, visible
     from smdaemon.daemon.preflight import missing, require
     from smdaemon.daemon.settings import load_settings
 
@@ -20,10 +20,5 @@ def check_config(*, config: ConfigFile = DEFAULT_CONFIG) -> None:
     for warning in warnings:
         print(f"warning: {visible(warning)}", file=sys.stderr)
     print(
-        f"ok: {_counted(len(settings.model), 'model')}"
-        + (f", {_counted(len(warnings), 'warning')}" if warnings else "")
+        f"ok: {counted(len(settings.model), 'model')}" + (f", {counted(len(warnings), 'warning')}" if warnings else "")
     )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from smdaemon.cli.client import Client, Json
 from smdaemon.cli.output import progress
 from smdaemon.errors import ConfigError
+from smdaemon.jobs.states import TERMINAL
 
 STEP = 41
 _PATIENCE_SECONDS = 30.0
@@ -62,7 +63,7 @@ def _follow(client: Client) -> Json:
     for event in client.events(after=0):
         job: Json = event.data["job"]
         print(f"  job {job['id']}  {job['state']:<11} {progress(job)}", flush=True)
-        if job["state"] in {"published", "failed", "cancelled", "superseded"}:
+        if job["state"] in TERMINAL:
             return job
     raise ConfigError("no-daemon", "the daemon ended before the export did")
 

@@ -67,10 +67,10 @@ def export(
         result = {"tensors": exported.tensors, "bytes": exported.nbytes, "seconds": round(seconds, 3)}
         print(json.dumps({"export_dir": str(target)} | result))
     elif not quiet:
-        from smdaemon.cli.output import human_bytes, visible
+        from smdaemon.cli.output import counted, human_bytes, visible
 
-        counted = f"{exported.tensors} tensor{'' if exported.tensors == 1 else 's'}"
-        print(f"{visible(str(export_dir))}: {counted}, {human_bytes(exported.nbytes)} in {seconds:.2f} s")
+        tensors_written = counted(exported.tensors, "tensor")
+        print(f"{visible(str(export_dir))}: {tensors_written}, {human_bytes(exported.nbytes)} in {seconds:.2f} s")
 
 
 def _export_whole(plan: ExportPlan, target: Path, report: Report) -> Exported:

@@ -37,6 +37,11 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
 
 
+def counted(count: int, what: str) -> str:
+    """1, 'tensor' -> '1 tensor'; 2 -> '2 tensors'."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def human_bytes(count: float) -> str:
     """1536 -> '1.5 KiB'."""
     if count < 1024:

@@ -109,7 +109,7 @@ def _title(known: Known, now: datetime, columns: int) -> Table:
     elif ill:
         health = Text(f"{ill} of {len(status['models'])} models degraded", "bold red")
     elif errors:
-        health = Text("1 error" if errors == 1 else f"{errors} errors", "bold red")
+        health = Text(output.counted(errors, "error"), "bold red")
     else:
         health = Text("all well", "green")
     link = Text("live", "green")

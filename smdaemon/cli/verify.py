@@ -27,7 +27,7 @@ def verify(saved_model: Path, /, *, as_json: AsJson = False) -> None:
     if as_json:
         output.print_json(asdict(verified))
     else:
-        tensors = f"{verified.tensors} tensor{'' if verified.tensors == 1 else 's'}"
+        tensors = output.counted(verified.tensors, "tensor")
         size = output.human_bytes(verified.bytes)
         fingerprint = f"fingerprint {verified.fingerprint}"
         print(f"{output.visible(str(saved_model))}: sound ({tensors}, {size}, {fingerprint})")
