@@ -151,7 +151,7 @@ def _check(name: str, path: tuple[str, ...]) -> None:
         raise DropError(
             "name-invalid", f"the name {name!r} is empty or absolute, or a part of it is empty, '.' or '..'"
         )
-    if any(part.endswith(OBJECT_ATTRIBUTES) for part in path):
+    if OBJECT_ATTRIBUTES in name and any(part.endswith(OBJECT_ATTRIBUTES) for part in path):
         # a key ends the path of its object so; TensorFlow takes the first such end for it
         raise DropError("name-invalid", f"a part of the name {name!r} ends with {OBJECT_ATTRIBUTES!r}")
     if "\0" in name:

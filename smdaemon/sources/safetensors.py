@@ -49,7 +49,7 @@ _DTYPES = {
         "C64": "complex64",
     }.items()
 }
-_FIELDS = ("dtype", "shape", "data_offsets")
+_FIELDS = {"dtype", "shape", "data_offsets"}
 _LONG_HEADER_BYTES = 64 << 10
 
 _Written: TypeAlias = tuple[str, tuple[int, ...], tuple[int, ...]]
@@ -196,9 +196,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _checked(name: str, value: Any) -> _Written:
-    if type(value) is not dict or value.keys() != set(_FIELDS):
+    if type(value) is not dict or value.keys() != _FIELDS:
         raise DropError("source-corrupt", f"the header's entry of {name!r} is not dtype, shape and data_offsets")
-    kind, shape, offsets = (value[key] for key in _FIELDS)
+    kind, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if type(kind) is not str or not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
         raise DropError(
             "source-corrupt",
