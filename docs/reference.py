@@ -43,7 +43,10 @@ _MARKED = re.compile(r"(?<=<!-- reference: )([a-z-]+)( -->\n).*?(?=<!-- end of r
 # What a state means, and what a person does who finds a job in it.
 STATES: dict[State, tuple[str, str]] = {
     State.DETECTED: ("seen and written to the journal", "nothing; it lasts an instant"),
-    State.QUEUED: ("waits for a worker, or for an older job of its model", "nothing; if it lasts, see what runs"),
+    State.QUEUED: (
+        "waits for a worker, for an older job of its model, or while the queue of its model pauses",
+        "nothing; if it lasts, `smdaemon status`: what runs, and whether its model is `degraded`",
+    ),
     State.STAGING: ("its version is chosen and its source is being opened", "nothing"),
     State.WRITING: ("its files are being written to a hidden draft", "nothing; `smdaemon show` tells bytes and speed"),
     State.VERIFYING: (
@@ -182,7 +185,12 @@ def routes_table() -> str:
     for operation in OPERATIONS:
         query = ", ".join(f"`{name}`" for name in operation.query or ())
         rows.append(
-            (f"`{operation.method} {operation.path}`", operation.summary, query, operation.answer or operation.media)
+            (
+                f"`{operation.method} {operation.path}`",
+                operation.summary,
+                query,
+                operation.answer.DESCRIPTOR.name if operation.answer else operation.media,
+            )
         )
     return _table(("route", "what it is", "query", "answer"), rows)
 
@@ -229,12 +237,20 @@ def options_of_commands() -> str:
     return f"{mark}{commands}".rstrip()
 
 
+# What is no drop by its name alone.
+_NAMED = {
+    "tf1-checkpoint": "`*.index`, where `format` says so",
+    "saved-model": "none: named by a request or `smdaemon export`",
+}
+
+
 def formats_table() -> str:
     """The source formats."""
     rows = []
     for known in FORMATS:
         judged = "its own structure" if known.self_judging else "a rename into place, or a quiet period"
-        rows.append((f"`{known.name}`", f"`*{known.suffix}`" if known.suffix else "a directory", judged))
+        named = f"`*{known.suffix}`" if known.suffix else "a directory"
+        rows.append((f"`{known.name}`", _NAMED.get(known.name, named), judged))
     return _table(("format", "name of the drop", "complete by"), rows)
 
 
@@ -324,10 +340,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "notify-keys": lambda: keys_table(settings.NotifySettings),
     "serving-keys": lambda: keys_table(settings.ServingSettings),
+    "mode-keys": lambda: keys_table(settings.ModeSettings),
     "model-keys": lambda: keys_table(settings.ModelSettings),
     "request-fields": lambda: message_table("ExportRequest"),
     "result-fields": lambda: message_table("ExportResult"),
     "routes": routes_table,
+    "signature-keys": lambda: keys_table(settings.SignatureSettings),
     "states": states_table,
 }
 

@@ -1,9 +1,8 @@
-"""The control socket's paths: each handler parses, asks the backend once, and renders; errors are turned at one place."""
+"""The control socket's paths: each handler asks the backend once and renders what it says; errors are turned at one place."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 
-import trio
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,22 +11,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from smdaemon.control import guard, openapi, pages, query
+from smdaemon.control import body, guard, openapi, pages, query
 from smdaemon.control.access import Access
 from smdaemon.control.backend import Backend
+from smdaemon.control.body import Body
 from smdaemon.control.events import EventStream
-from smdaemon.control.openapi import Operation
+from smdaemon.control.operation import Operation
 from smdaemon.control.query import Flag, OneOf, Parameter, Text, Whole
-from smdaemon.control.render import (
-    JSON,
-    HttpError,
-    error_status,
-    message_response,
-    parse_message,
-    parse_request,
-    to_json,
-)
-from smdaemon.errors import ConfigError, DropError, SmdaemonError
+from smdaemon.control.render import JSON, HttpError, error_status, message_response, to_json
+from smdaemon.errors import ConfigError, SmdaemonError
 from smdaemon.jobs.messages import error_message
 from smdaemon.jobs.states import State
 from smdaemon.log import get_logger
@@ -35,12 +27,7 @@ from smdaemon.proto import v1
 
 _log = get_logger("control")
 
-MAX_BODY_BYTES = 1 << 20
-BODY_SECONDS = 30.0
-_MAX_DROPPED_BYTES = 16 << 20
 _MAX_ID = 2**63 - 1
-
-Handler = Callable[[Backend, Request], Awaitable[Response]]
 
 
 async def _status(backend: Backend, request: Request) -> Response:
@@ -78,8 +65,7 @@ async def _retry(backend: Backend, request: Request) -> Response:
 
 
 async def _submit(backend: Backend, request: Request) -> Response:
-    wanted = parse_request(await _body(request), request.headers.get("content-type", ""))
-    job = await backend.submit(wanted)
+    job = await backend.submit(request.state.message)
     return message_response(job, request.headers, status=202, extra={"Location": f"/v1/jobs/{job.id}"})
 
 
@@ -96,9 +82,7 @@ async def _unpin(backend: Backend, request: Request) -> Response:
 
 
 async def _set_pin(backend: Backend, request: Request, *, pinned: bool) -> Response:
-    wanted = parse_message(await _body(request), request.headers.get("content-type", ""), v1.PinRequest)
-    if not wanted.HasField("version"):
-        raise DropError("request-invalid", "the request names no version", remedy='add "version"')
+    wanted: v1.PinRequest = request.state.message
     version = await backend.pin(_model_name(request), wanted.version, pinned=pinned)
     return message_response(version, request.headers)
 
@@ -109,10 +93,7 @@ async def _prune(backend: Backend, request: Request) -> Response:
 
 
 async def _rollback(backend: Backend, request: Request) -> Response:
-    body = await _body(request)
-    wanted = v1.RollbackRequest()
-    if body.strip():
-        wanted = parse_message(body, request.headers.get("content-type", ""), v1.RollbackRequest)
+    wanted: v1.RollbackRequest = request.state.message
     job = await backend.rollback(_model_name(request), wanted.to if wanted.HasField("to") else None)
     return message_response(job, request.headers, status=202, extra={"Location": f"/v1/jobs/{job.id}"})
 
@@ -170,122 +151,112 @@ _JOBS_QUERY: dict[str, Parameter] = {
 }
 
 OPERATIONS = [
-    Operation("GET", "/v1/status", "the daemon as a whole", answer="Status"),
-    Operation("GET", "/v1/history", "the last hour in samples, for plots", answer="History"),
-    Operation("GET", "/v1/models", "the configured models", answer="ModelList"),
+    Operation("GET", "/v1/status", _status, "the daemon as a whole", answer=v1.Status),
+    Operation("GET", "/v1/history", _history, "the last hour in samples, for plots", answer=v1.History),
+    Operation("GET", "/v1/models", _models, "the configured models", answer=v1.ModelList),
     Operation(
-        "GET", "/v1/jobs", "jobs, newest first; next_before is the next page", answer="JobList", query=_JOBS_QUERY
+        "GET",
+        "/v1/jobs",
+        _jobs,
+        "jobs, newest first; next_before is the next page",
+        answer=v1.JobList,
+        query=_JOBS_QUERY,
     ),
     Operation(
         "GET",
         "/v1/queue",
+        _queue,
         "jobs that have not ended: what runs, then what waits, the oldest first",
-        answer="JobList",
+        answer=v1.JobList,
         query={"model": Text(), "limit": _LIMIT},
     ),
-    Operation("GET", "/v1/jobs/{id}", "one job with its history", answer="Job"),
+    Operation("GET", "/v1/jobs/{id}", _job, "one job with its history", answer=v1.Job),
     Operation(
         "POST",
         "/v1/exports",
+        _submit,
         "ask for an export",
-        body="ExportRequest",
-        answer="Job",
+        body=Body(v1.ExportRequest, needs=("model", "source")),
+        answer=v1.Job,
         status=202,
-        needs=("model", "source"),
     ),
-    Operation("POST", "/v1/jobs/{id}/cancel", "cancel an open job", answer="Job"),
-    Operation("POST", "/v1/jobs/{id}/retry", "run a failed or cancelled job again", answer="Job"),
+    Operation("POST", "/v1/jobs/{id}/cancel", _cancel, "cancel an open job", answer=v1.Job),
+    Operation("POST", "/v1/jobs/{id}/retry", _retry, "run a failed or cancelled job again", answer=v1.Job),
     Operation(
         "GET",
         "/v1/models/{name}/versions",
+        _versions,
         "published versions, newest first, and why each stays",
-        answer="VersionList",
+        answer=v1.VersionList,
     ),
     Operation(
         "POST",
         "/v1/models/{name}/pin",
+        _pin,
         "keep a version, whatever the rules",
-        body="PinRequest",
-        answer="Version",
-        needs=("version",),
+        body=Body(v1.PinRequest, needs=("version",)),
+        answer=v1.Version,
     ),
     Operation(
         "POST",
         "/v1/models/{name}/unpin",
+        _unpin,
         "leave a version to the rules",
-        body="PinRequest",
-        answer="Version",
-        needs=("version",),
+        body=Body(v1.PinRequest, needs=("version",)),
+        answer=v1.Version,
     ),
     Operation(
         "POST",
         "/v1/models/{name}/prune",
+        _prune,
         "remove the versions that no rule keeps; with dry_run only say which",
-        answer="Pruned",
+        answer=v1.Pruned,
         query={"dry_run": Flag()},
     ),
     Operation(
         "POST",
         "/v1/models/{name}/rollback",
+        _rollback,
         "publish an older version once more, as the newest",
-        body="RollbackRequest",
-        answer="Job",
+        body=Body(v1.RollbackRequest, required=False),
+        answer=v1.Job,
         status=202,
-        body_required=False,
     ),
     Operation(
         "GET",
         "/v1/events",
+        _events,
         "moves of jobs as server-sent events; resumes after Last-Event-ID or ?after=; with status the status too, as it changes",
-        answer="Event",
+        answer=v1.Event,
         query={"after": _EVENT_ID, "status": Flag()},
         media="text/event-stream",
     ),
-    Operation("GET", "/healthz", "200 while the daemon makes progress", media="text/plain", query=None),
-    Operation("GET", "/readyz", "200 while requests are taken", media="text/plain", query=None),
-    Operation("GET", "/metrics", "Prometheus metrics", media="text/plain", query=None),
-    Operation("GET", "/v1/openapi.json", "this description for programs", media=JSON, query=None),
-    Operation("GET", "/", "this description; for browsers the dashboard", media="text/plain", query=None),
+    Operation("GET", "/healthz", _healthz, "200 while the daemon makes progress", media="text/plain", query=None),
+    Operation("GET", "/readyz", _readyz, "200 while requests are taken", media="text/plain", query=None),
+    Operation("GET", "/metrics", _metrics, "Prometheus metrics", media="text/plain", query=None),
+    Operation("GET", "/v1/openapi.json", _openapi, "this description for programs", media=JSON, query=None),
+    Operation("GET", "/", _root, "this description; for browsers the dashboard", media="text/plain", query=None),
 ]
 
-_HANDLERS: dict[str, Handler] = {
-    "/v1/status": _status,
-    "/v1/history": _history,
-    "/v1/models": _models,
-    "/v1/jobs": _jobs,
-    "/v1/queue": _queue,
-    "/v1/jobs/{id}": _job,
-    "/v1/exports": _submit,
-    "/v1/jobs/{id}/cancel": _cancel,
-    "/v1/jobs/{id}/retry": _retry,
-    "/v1/models/{name}/versions": _versions,
-    "/v1/models/{name}/pin": _pin,
-    "/v1/models/{name}/unpin": _unpin,
-    "/v1/models/{name}/prune": _prune,
-    "/v1/models/{name}/rollback": _rollback,
-    "/v1/events": _events,
-    "/healthz": _healthz,
-    "/readyz": _readyz,
-    "/metrics": _metrics,
-    "/v1/openapi.json": _openapi,
-    "/": _root,
-}
+# Not described: what the dashboard loads.
+_PAGE_FILES = Operation(
+    "GET", f"{pages.PREFIX}{{name:path}}", _page, "a file of the dashboard", media="*/*", query=None
+)
 
 
 def _endpoint(
-    backend: Backend,
-    handler: Handler,
-    access: Callable[[], Access] | None,
-    parameters: Mapping[str, Parameter] | None = None,
+    backend: Backend, operation: Operation, access: Callable[[], Access] | None
 ) -> Callable[[Request], Awaitable[Response]]:
-    """`handler` behind the checks that every path shares; it finds the values of `parameters` in the request's state."""
+    """The handler of `operation` behind the checks that every path shares, in the order that gives nothing away."""
 
     async def endpoint(request: Request) -> Response:
         guard.refuse_foreign_pages(request)
         request.state.may_act = access is None or access().admit(request)
-        if parameters is not None:
-            request.state.query = query.read(request, parameters)
-        return await handler(backend, request)
+        if operation.query is not None:
+            request.state.query = query.read(request, operation.query)
+        if operation.body is not None:
+            request.state.message = await body.read(request, operation.body)
+        return await operation.handler(backend, request)
 
     return endpoint
 
@@ -307,10 +278,8 @@ async def _log_bugs(app: ASGIApp, scope: Scope, receive: Receive, send: Send) ->
 
 def _make_starlette(backend: Backend, access: Callable[[], Access] | None) -> Starlette:
     routes = [
-        Route(each.path, _endpoint(backend, _HANDLERS[each.path], access, each.query), methods=[each.method])
-        for each in OPERATIONS
+        Route(each.path, _endpoint(backend, each, access), methods=[each.method]) for each in [*OPERATIONS, _PAGE_FILES]
     ]
-    routes.append(Route(f"{pages.PREFIX}{{name:path}}", _endpoint(backend, _page, access), methods=["GET"]))
     app = Starlette(
         routes=routes,
         exception_handlers={
@@ -355,35 +324,3 @@ def _job_id(request: Request) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= _MAX_ID):
         raise ConfigError("job-unknown", f"there is no job {text!r}")
     return int(text)
-
-
-async def _body(request: Request) -> bytes:
-    """The body; HttpError 413 when it is too large, 408 when it takes too long.
-
-    Most clients write all of a request before they read: what is moderately too large is read and dropped, so that they see
-    the answer and not a broken pipe. One that asks first (Expect: 100-continue, as curl does) is told at once.
-    """
-    declared = request.headers.get("content-length", "")
-    asks_first = "expect" in request.headers and declared.isdigit()
-    size = int(declared) if asks_first else 0
-    body = bytearray()
-    if size <= MAX_BODY_BYTES:
-        size = 0
-        with trio.move_on_after(BODY_SECONDS) as deadline:
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size <= MAX_BODY_BYTES:
-                    body += chunk
-                elif size > _MAX_DROPPED_BYTES:
-                    break
-        if deadline.cancelled_caught:
-            message = f"the body was not sent within {BODY_SECONDS:g} s"
-            raise HttpError(408, message, remedy="send it at once", code="request-invalid")
-    if size > MAX_BODY_BYTES:
-        raise HttpError(
-            413,
-            f"the body is larger than {MAX_BODY_BYTES} bytes",
-            remedy="name the source by its path; tensors are not sent over this socket",
-            code="request-invalid",
-        )
-    return bytes(body)

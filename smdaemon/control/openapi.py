@@ -1,20 +1,21 @@
 """The OpenAPI description of the control socket: paths from the list of operations, schemas from the message descriptors."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 import smdaemon
-from smdaemon.control.query import Parameter
+from smdaemon.control.operation import Operation
 from smdaemon.control.render import JSON, PROTOBUF
+from smdaemon.proto import v1
 from smdaemon.proto.mapping import Field, is_map, is_timestamp
-from smdaemon.proto.pool import lookup
 
 Json = dict[str, Any]
 
+_SCHEMAS = "#/components/schemas/"
 _SCALARS: dict[int, Json] = {
     FieldDescriptor.CPPTYPE_INT32: {"type": "integer", "format": "int32"},
     FieldDescriptor.CPPTYPE_INT64: {"type": "integer", "format": "int64"},
@@ -24,34 +25,17 @@ _SCALARS: dict[int, Json] = {
 }
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One method of one path. `body` and `answer` name messages of smdaemon.v1; without `answer` it answers `media`.
-
-    `needs` are the fields without which the body is refused; a `query` of None is not looked at.
-    """
-
-    method: str
-    path: str
-    summary: str
-    answer: str = ""
-    body: str = ""
-    status: int = 200
-    media: str = ""
-    query: Mapping[str, Parameter] | None = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
-    body_required: bool = True
-
-
 def document(operations: Sequence[Operation]) -> Json:
     """The OpenAPI 3.1 document of `operations`."""
     paths: dict[str, Json] = {}
     schemas: dict[str, Json] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation)
-        for name in (operation.answer, operation.body, "Error"):
-            if name:
-                _add_schema(schemas, lookup(f"smdaemon.v1.{name}").DESCRIPTOR)
+        if operation.answer:
+            _add_schema(schemas, operation.answer.DESCRIPTOR)
+        if operation.body:
+            _add_schema(schemas, operation.body.message.DESCRIPTOR)
+    _add_schema(schemas, v1.Error.DESCRIPTOR)
     return {
         "openapi": "3.1.0",
         "info": {"title": "smdaemon", "version": smdaemon.__version__},
@@ -71,16 +55,19 @@ def _operation(operation: Operation) -> Json:
         made["parameters"] = parameters
     if operation.body:
         made["requestBody"] = {
-            "required": operation.body_required,
-            "content": _content(operation.body, operation.needs),
+            "required": operation.body.required,
+            "content": _content(operation.body.message, operation.body.needs),
         }
     good: Json = {"description": operation.summary}
-    good["content"] = {operation.media: {}} if operation.media else _content(operation.answer)
-    if operation.media and operation.answer:  # each event's data
+    if operation.answer is None:
+        good["content"] = {operation.media: {}}
+    elif operation.media:  # each event's data
         good["content"] = {operation.media: {"schema": _reference(operation.answer)}}
+    else:
+        good["content"] = _content(operation.answer)
     made["responses"] = {
         str(operation.status): good,
-        "default": {"description": "an error", "content": _content("Error")},
+        "default": {"description": "an error", "content": _content(v1.Error)},
     }
     return made
 
@@ -96,13 +83,13 @@ def _parameter(name: str, where: str, schema: Json) -> Json:
     return {"name": name, "in": where, "required": where == "path", "schema": schema}
 
 
-def _content(message: str, needs: Sequence[str] = ()) -> Json:
+def _content(message: type[Message], needs: Sequence[str] = ()) -> Json:
     schema = _reference(message)
     return {JSON: {"schema": {**schema, "required": list(needs)} if needs else schema}, PROTOBUF: {}}
 
 
-def _reference(message: str) -> Json:
-    return {"$ref": f"#/components/schemas/{message}"}
+def _reference(message: type[Message]) -> Json:
+    return {"$ref": f"{_SCHEMAS}{message.DESCRIPTOR.name}"}
 
 
 def _add_schema(schemas: dict[str, Json], descriptor: Any) -> None:
@@ -128,5 +115,5 @@ def _value_schema(schemas: dict[str, Json], each: Field) -> Json:
         return {"type": "string", "format": "date-time"}
     if each.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
         _add_schema(schemas, each.message_type)
-        return _reference(each.message_type.name)
+        return {"$ref": f"{_SCHEMAS}{each.message_type.name}"}
     return dict(_SCALARS[each.cpp_type])

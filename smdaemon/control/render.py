@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError
-from smdaemon.proto import mapping, v1
+from smdaemon.proto import mapping
 from smdaemon.proto.pool import deterministic
 
 M = TypeVar("M", bound=Message)
@@ -80,11 +80,6 @@ def error_status(error: SmdaemonError) -> int:
     if error.code in _CONFLICT:
         return 409
     return 503 if isinstance(error, EnvironmentFault) else 400
-
-
-def parse_request(body: bytes, content_type: str) -> v1.ExportRequest:
-    """The ExportRequest of a request's body; DropError request-invalid, HttpError 415."""
-    return parse_message(body, content_type, v1.ExportRequest)
 
 
 def parse_message(body: bytes, content_type: str, wanted: type[M]) -> M:

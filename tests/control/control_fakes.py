@@ -7,6 +7,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 import trio
 
 from smdaemon.control.metrics import Metrics
+from smdaemon.control.server import serve
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault
 from smdaemon.jobs.states import TERMINAL
 from smdaemon.proto import v1
@@ -23,6 +24,7 @@ class FakeBackend:
         self.is_ready = True
         self.is_healthy = True
         self.subscribers = 0
+        self.addresses = ()
         self.pins: set[int] = set()
         self._jobs: dict[int, v1.Job] = {}
         self._moves: list[v1.Event] = []
@@ -224,6 +226,22 @@ class FakeBackend:
                     await self._moved.wait()
 
 
+@asynccontextmanager
+async def serving(unix_socket, *, backend=None, **settings):
+    """The real server over `backend`, a FakeBackend if none is given, on this thread, until the block ends; gives the backend.
+
+    `backend.addresses` are those that it listens on.
+    """
+    backend = backend or FakeBackend()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            backend.addresses = await nursery.start(
+                lambda **kw: serve(backend, unix_socket=unix_socket, **settings, **kw)
+            )
+            yield backend
+            backend.stopping.set()
+
+
 class ServerThread:
     """The real server over a FakeBackend in a thread, for callers that are not on trio."""
 
@@ -257,10 +275,8 @@ class ServerThread:
         trio.run(self._serve)
 
     async def _serve(self):
-        from smdaemon.control.server import serve
-
-        self.backend = FakeBackend()
         self._token = trio.lowlevel.current_trio_token()
+        self.backend = FakeBackend()
         async with trio.open_nursery() as nursery:
             await nursery.start(lambda **kw: serve(self.backend, unix_socket=self.path, **kw))
             self._started.set()

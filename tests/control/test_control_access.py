@@ -5,11 +5,10 @@ import os
 
 import pytest
 import trio
-from control_fakes import FakeBackend
+from control_fakes import serving
 from control_http import ask
 
 from smdaemon.control.access import Access, access_of
-from smdaemon.control.server import serve
 from smdaemon.errors import ConfigError, EnvironmentFault, SmdaemonError
 
 TOKEN = "0123456789abcdef0123"
@@ -17,16 +16,10 @@ TOKEN = "0123456789abcdef0123"
 
 async def served(access: Access, tmp_path, use):
     """The result of `use(path, tcp)` in a thread, while a server of that access listens on both."""
-    backend = FakeBackend()
     path = tmp_path / "s"
-    async with trio.open_nursery() as nursery:
-        addresses = await nursery.start(
-            lambda **kw: serve(backend, unix_socket=path, tcp="127.0.0.1:0", access=lambda: access, **kw)
-        )
-        tcp = next(address for address in addresses if "://" in address).removeprefix("http://")
-        result = await trio.to_thread.run_sync(use, path, tcp)
-        backend.stopping.set()
-    return result
+    async with serving(path, tcp="127.0.0.1:0", access=lambda: access) as backend:
+        tcp, _ = backend.addresses
+        return await trio.to_thread.run_sync(use, path, tcp.removeprefix("http://"))
 
 
 def over_tcp(tcp: str, method: str, token: str = "") -> int:

@@ -8,16 +8,16 @@ from contextlib import suppress
 import pytest
 import trio
 import trio.testing
-from control_fakes import FakeBackend
+from control_fakes import FakeBackend, serving
 from control_http import UnixHttp, ask
 from structlog.testing import capture_logs
 
 from smdaemon.cli.client import Client
-from smdaemon.control import app as control_app
+from smdaemon.control import body as control_body
 from smdaemon.control import events as control_events
 from smdaemon.control import server as control_server
 from smdaemon.control.access import Access
-from smdaemon.control.app import MAX_BODY_BYTES
+from smdaemon.control.body import MAX_BYTES as MAX_BODY_BYTES
 from smdaemon.control.server import serve
 from smdaemon.errors import ConfigError
 from smdaemon.proto import v1
@@ -58,16 +58,13 @@ async def test_a_bug_in_a_connection_ends_that_connection_alone(tmp_path, monkey
         if broken.pop():
             raise RuntimeError("of hypercorn")
 
-    backend = FakeBackend()
     monkeypatch.setattr(control_server._Connection, "run", run)
-    with trio.fail_after(20), capture_logs() as logs:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
+    with capture_logs() as logs:
+        async with serving(tmp_path / "s"):
             for more in (False, None):
                 async with await trio.open_unix_socket(tmp_path / "s") as stream:
                     assert await stream.receive_some() == b""
                 broken.append(more)
-            backend.stopping.set()
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["bug in a connection"]
 
 
@@ -84,26 +81,19 @@ def test_a_client_that_leaves_before_its_body_is_no_bug(server):
 
 async def test_body_that_takes_too_long(tmp_path, monkeypatch):
     """A client that announces a body and does not send it is told so, and let go."""
-    monkeypatch.setattr(control_app, "BODY_SECONDS", 0.05)
-    backend = FakeBackend()
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
-            async with await trio.open_unix_socket(tmp_path / "s") as stream:
-                await stream.send_all(b"POST /v1/exports HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-                answer = await stream.receive_some()
-            backend.stopping.set()
+    monkeypatch.setattr(control_body, "SECONDS", 0.05)
+    async with serving(tmp_path / "s"), await trio.open_unix_socket(tmp_path / "s") as stream:
+        await stream.send_all(b"POST /v1/exports HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        answer = await stream.receive_some()
     assert answer.startswith(b"HTTP/1.1 408")
 
 
 async def test_one_stranger_too_many(tmp_path, monkeypatch):
     """Those who may only read have so many connections; one more is answered and closed, and one who may act is let in."""
     monkeypatch.setattr(control_server, "MAX_STRANGERS", 2)
-    backend = FakeBackend()
     allowed = Access(frozenset())
-    with trio.fail_after(20), capture_logs() as logs:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", access=lambda: allowed, **kw))
+    with capture_logs() as logs:
+        async with serving(tmp_path / "s", access=lambda: allowed):
             first = [await trio.open_unix_socket(tmp_path / "s") for _ in range(2)]
             for stream in first:
                 await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -119,7 +109,6 @@ async def test_one_stranger_too_many(tmp_path, monkeypatch):
                 assert (await owner.receive_some()).startswith(b"HTTP/1.1 200")
             for stream in first:
                 await stream.aclose()
-            backend.stopping.set()
     said = [line for line in logs if line["event"].startswith("connection refused")]
     assert [(line["limit"], line["user"]) for line in said] == [(2, os.getuid())]
 
@@ -155,10 +144,8 @@ def test_a_connection_whose_client_has_left_is_closed_at_once(server, request_fi
 
 async def test_subscriber_leaves(tmp_path):
     """A client that goes away ends its subscription."""
-    backend = FakeBackend()
     path = tmp_path / "s"
-    async with trio.open_nursery() as nursery:
-        await nursery.start(lambda **kw: serve(backend, unix_socket=path, **kw))
+    async with serving(path) as backend:
         stream = await trio.open_unix_socket(path)
         await stream.send_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
         received = b""
@@ -166,41 +153,30 @@ async def test_subscriber_leaves(tmp_path):
             received += await stream.receive_some()
         assert backend.subscribers == 1
         await stream.aclose()
-        with trio.fail_after(10):
-            while backend.subscribers:
-                await trio.lowlevel.checkpoint()
-        backend.stopping.set()
+        while backend.subscribers:
+            await trio.lowlevel.checkpoint()
 
 
 async def test_keep_alive(tmp_path, monkeypatch):
     """A silent event stream carries comments, so that nobody takes it for dead."""
     monkeypatch.setattr(control_events, "KEEP_ALIVE_SECONDS", 0)
-    backend = FakeBackend()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
-        async with await trio.open_unix_socket(tmp_path / "s") as stream:
-            await stream.send_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
-            received = b""
-            with trio.fail_after(10):
-                while b": keep-alive\n\n" not in received:
-                    received += await stream.receive_some()
-        backend.stopping.set()
+    async with serving(tmp_path / "s"), await trio.open_unix_socket(tmp_path / "s") as stream:
+        await stream.send_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while b": keep-alive\n\n" not in received:
+            received += await stream.receive_some()
 
 
 async def test_stop_despite_a_client_that_does_not_read(tmp_path, monkeypatch):
     """A client that asked for events and never reads them cannot hold up the daemon's end."""
     monkeypatch.setattr(control_server, "GRACE_SECONDS", 0.05)
-    backend = FakeBackend()
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
-            stream = await trio.open_unix_socket(tmp_path / "s")
-            await stream.send_all(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: x\r\n\r\n")
-            await backend.submit(v1.ExportRequest(model="ranker", source="x" * 100_000))
-            for _ in range(50):
-                await backend.move(1, "writing")
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            backend.stopping.set()
+    async with serving(tmp_path / "s") as backend:
+        stream = await trio.open_unix_socket(tmp_path / "s")
+        await stream.send_all(b"GET /v1/events?after=0 HTTP/1.1\r\nHost: x\r\n\r\n")
+        await backend.submit(v1.ExportRequest(model="ranker", source="x" * 100_000))
+        for _ in range(50):
+            await backend.move(1, "writing")
+        await trio.testing.wait_all_tasks_blocked(0.05)
     await stream.aclose()
 
 
@@ -212,16 +188,13 @@ async def test_a_client_that_does_not_read_is_cut_off(tmp_path, monkeypatch, tar
     await backend.submit(v1.ExportRequest(model="ranker", source="x" * 100_000))
     for _ in range(50):
         await backend.move(1, "writing")
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
-            async with await trio.open_unix_socket(tmp_path / "s") as stream:
-                request = f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"
-                with pytest.raises(trio.BrokenResourceError):
-                    await stream.send_all(request.encode() * 100_000)
-            while backend.subscribers:
-                await trio.lowlevel.checkpoint()
-            backend.stopping.set()
+    async with serving(tmp_path / "s", backend=backend):
+        async with await trio.open_unix_socket(tmp_path / "s") as stream:
+            request = f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"
+            with pytest.raises(trio.BrokenResourceError):
+                await stream.send_all(request.encode() * 100_000)
+        while backend.subscribers:
+            await trio.lowlevel.checkpoint()
 
 
 async def test_request_in_flight_is_finished(tmp_path):
@@ -235,17 +208,15 @@ async def test_request_in_flight_is_finished(tmp_path):
         return v1.Job(id=1, state="cancelled")
 
     backend.cancel = slow
-    async with trio.open_nursery() as nursery:
-        await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
-        async with await trio.open_unix_socket(tmp_path / "s") as stream:
-            await stream.send_all(b"POST /v1/jobs/1/cancel HTTP/1.1\r\nHost: x\r\n\r\n")
-            await asked.wait()
-            backend.stopping.set()
-            await trio.testing.wait_all_tasks_blocked()
-            answer.set()
-            received = b""
-            while chunk := await stream.receive_some():
-                received += chunk
+    async with serving(tmp_path / "s", backend=backend), await trio.open_unix_socket(tmp_path / "s") as stream:
+        await stream.send_all(b"POST /v1/jobs/1/cancel HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asked.wait()
+        backend.stopping.set()
+        await trio.testing.wait_all_tasks_blocked()
+        answer.set()
+        received = b""
+        while chunk := await stream.receive_some():
+            received += chunk
     assert received.startswith(b"HTTP/1.1 200")
     assert b'"state":"cancelled"' in received
 
@@ -253,15 +224,11 @@ async def test_request_in_flight_is_finished(tmp_path):
 async def test_idle_connection_does_not_hold_up_the_end(tmp_path, monkeypatch):
     """A connection that is kept open without a request is closed as soon as the daemon stops."""
     monkeypatch.setattr(control_server, "GRACE_SECONDS", 1e6)
-    backend = FakeBackend()
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lambda **kw: serve(backend, unix_socket=tmp_path / "s", **kw))
-            stream = await trio.open_unix_socket(tmp_path / "s")
-            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            await stream.receive_some()
-            await trio.testing.wait_all_tasks_blocked()
-            backend.stopping.set()
+    async with serving(tmp_path / "s"):
+        stream = await trio.open_unix_socket(tmp_path / "s")
+        await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.receive_some()
+        await trio.testing.wait_all_tasks_blocked()
     await stream.aclose()
 
 
@@ -283,28 +250,22 @@ async def test_cancelled_server_leaves_nothing(tmp_path):
 
 async def test_tcp_and_unix_together(tmp_path):
     """The daemon listens on its unix socket with the wanted mode and on loopback TCP; the addresses are reported."""
-    backend = FakeBackend()
     path = tmp_path / "run" / "s"
-    async with trio.open_nursery() as nursery:
-        addresses = await nursery.start(
-            lambda **kw: serve(backend, unix_socket=path, mode=0o600, tcp="127.0.0.1:0", **kw)
-        )
-        assert addresses[1] == str(path)
+    async with serving(path, mode=0o600, tcp="127.0.0.1:0") as backend:
+        tcp, unix = backend.addresses
+        assert unix == str(path)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        status = await trio.to_thread.run_sync(Client(addresses[0]).get, "/v1/status")
+        status = await trio.to_thread.run_sync(Client(tcp).get, "/v1/status")
         assert status["pid"] == 7
-        backend.stopping.set()
     assert not path.exists()
 
 
 async def test_inherited_socket():
     """A listening socket of the service manager is served as it is."""
-    backend = FakeBackend()
     inherited = socket.create_server(("127.0.0.1", 0))
-    async with trio.open_nursery() as nursery:
-        (address,) = await nursery.start(lambda **kw: serve(backend, unix_socket=None, sockets=[inherited], **kw))
+    async with serving(None, sockets=[inherited]) as backend:
+        (address,) = backend.addresses
         assert (await trio.to_thread.run_sync(Client(address).get, "/v1/models"))["models"]
-        backend.stopping.set()
 
 
 async def test_refused_address_starts_nothing():

@@ -2,9 +2,7 @@
 
 import pytest
 import trio
-from control_fakes import FakeBackend
-
-from smdaemon.control.server import serve
+from control_fakes import serving
 
 REFUSED, LET_IN = 403, 404
 
@@ -12,17 +10,15 @@ REFUSED, LET_IN = 403, 404
 @pytest.fixture
 async def ask(tmp_path):
     """Asks for an action, over TCP and over the unix socket, with the header lines given; their two statuses."""
-    backend = FakeBackend()
 
     async def status(stream: trio.SocketStream, head: bytes) -> int:
         async with stream:
             await stream.send_all(b"POST /v1/jobs/1/cancel HTTP/1.1\r\nConnection: close\r\n" + head + b"\r\n")
             return int((await stream.receive_some()).split()[1])
 
-    async with trio.open_nursery() as nursery:
-        path = tmp_path / "s"
-        addresses = await nursery.start(lambda **kw: serve(backend, unix_socket=path, tcp="127.0.0.1:0", **kw))
-        port = next(int(each.rpartition(":")[2]) for each in addresses if "://" in each)
+    path = tmp_path / "s"
+    async with serving(path, tcp="127.0.0.1:0") as backend:
+        port = int(backend.addresses[0].rpartition(":")[2])
 
         async def both(*lines: str) -> tuple[int, int]:
             head = "".join(f"{line}\r\n" for line in lines).encode()
@@ -30,7 +26,6 @@ async def ask(tmp_path):
             return over_tcp, await status(await trio.open_unix_socket(path), head)
 
         yield both
-        backend.stopping.set()
 
 
 @pytest.mark.parametrize("line", ["Origin: http://evil.example", "Sec-Fetch-Site: cross-site"])

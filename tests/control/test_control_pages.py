@@ -5,12 +5,11 @@ from importlib.resources import files
 
 import pytest
 import trio
-from control_fakes import FakeBackend
+from control_fakes import serving
 from control_http import ask
 
 from smdaemon.control import pages
 from smdaemon.control.access import Access
-from smdaemon.control.server import serve
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 PAGE = files("smdaemon.control").joinpath("page")
@@ -135,14 +134,10 @@ def test_a_link_on_another_page_may_lead_here(server):
 
 async def test_who_may_not_act_is_told_so(tmp_path):
     """The status says whether whoever asks may act: the page shows its buttons by that."""
-    backend = FakeBackend()
     path = tmp_path / "s"
     access = Access(frozenset())
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lambda **kw: serve(backend, unix_socket=path, access=lambda: access, **kw))
-            answer = await trio.to_thread.run_sync(ask, path, "GET", "/v1/status")
-            backend.stopping.set()
+    async with serving(path, access=lambda: access):
+        answer = await trio.to_thread.run_sync(ask, path, "GET", "/v1/status")
     assert answer.json["may_act"] is False
 
 

@@ -99,8 +99,10 @@ def test_cancel_and_retry(client):
         (("POST", "/v1/exports", ""), (400, "request-invalid")),
         (("POST", "/v1/exports", "{"), (400, "request-invalid")),
         (("POST", "/v1/exports", '{"sourc": "x"}'), (400, "request-invalid")),
-        (("POST", "/v1/exports", '{"model": "nobody"}'), (404, "request-model-unknown")),
-        (("POST", "/v1/exports", '{"model": "full"}'), (503, "disk-full")),
+        (("POST", "/v1/exports", '{"model": "ranker"}'), (400, "request-invalid")),
+        (("POST", "/v1/exports", '{"source": "x"}'), (400, "request-invalid")),
+        (("POST", "/v1/exports", '{"model": "nobody", "source": "x"}'), (404, "request-model-unknown")),
+        (("POST", "/v1/exports", '{"model": "full", "source": "x"}'), (503, "disk-full")),
         (("GET", "/v1/models/nobody/versions", None), (404, "request-model-unknown")),
         (("GET", "/v1/models/ranker/versions?x=1", None), (400, "usage")),
         (("GET", "/v1/models/ranker", None), (404, "usage")),
@@ -154,7 +156,7 @@ def test_rollback_with_and_without_a_body(server, client):
 def test_bug_is_logged_and_hidden(server):
     """A bug answers 500 without details, leaves a traceback in the log, and the server goes on."""
     with capture_logs() as logged:
-        answer = ask(server.path, "POST", "/v1/exports", '{"model": "broken"}')
+        answer = ask(server.path, "POST", "/v1/exports", '{"model": "broken", "source": "x"}')
         assert ask(server.path, "GET", "/healthz").status == 200
     assert answer.status == 500
     assert answer.json["code"] == "internal-error"

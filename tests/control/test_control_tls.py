@@ -7,7 +7,7 @@ import ssl
 import pytest
 import trio
 import trustme
-from control_fakes import FakeBackend
+from control_fakes import FakeBackend, serving
 
 from smdaemon.cli.client import CA_VARIABLE, TOKEN_VARIABLE, Client, RemoteError
 from smdaemon.control.access import Access
@@ -49,16 +49,9 @@ def port_of(addresses) -> int:
 
 async def served(tls, use, *, listen="0.0.0.0:0"):
     """The result of `use(port)` in a thread, while a server listens where every machine can reach it."""
-    backend = FakeBackend()
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            access = Access(frozenset(), TOKEN)
-            addresses = await nursery.start(
-                lambda **kw: serve(backend, unix_socket=None, tcp=listen, tls=tls, access=lambda: access, **kw)
-            )
-            result = await trio.to_thread.run_sync(use, port_of(addresses))
-            backend.stopping.set()
-    return result
+    access = Access(frozenset(), TOKEN)
+    async with serving(None, tcp=listen, tls=tls, access=lambda: access) as backend:
+        return await trio.to_thread.run_sync(use, port_of(backend.addresses))
 
 
 def status_of(authority, port, method, target, token="") -> int:
