@@ -1,4 +1,4 @@
-"""Which paths are drops, and which of them to report: the ledger of what lies in one watched directory.
+"""Which paths are drops, and which of them to report: what was seen in one watched directory.
 
 Everything here is synchronous and belongs to one worker thread at a time.
 """
@@ -62,7 +62,7 @@ class _Candidate:
     not_before: float = 0.0
 
 
-class Ledger:
+class Sightings:
     """What is known about the candidates below one root. Remembers existing files only.
 
     `trust_stamps`: the clock that stamps files is ours, so that an old stamp means a file long at rest. On a network

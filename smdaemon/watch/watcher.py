@@ -20,7 +20,7 @@ from smdaemon.errors import EnvironmentFault, SmdaemonError, fault
 from smdaemon.watch.agenda import Agenda
 from smdaemon.watch.base import Claiming, Drop
 from smdaemon.watch.completeness import Moment, Touch
-from smdaemon.watch.drops import Ledger, Looked
+from smdaemon.watch.drops import Looked, Sightings
 from smdaemon.watch.filesystem import remote_kind
 from smdaemon.watch.inotify import Inotify, Kernel
 from smdaemon.watch.scan import Scan, Scanner
@@ -108,7 +108,7 @@ class Watcher:
         self._on_drop = on_drop
         self._on_state = on_state
         self._new_kernel = kernel
-        self._ledger = Ledger(
+        self._sightings = Sightings(
             self._root,
             _claiming_of(spec.format) if claiming is None else claiming,
             recursive=spec.recursive,
@@ -166,7 +166,7 @@ class Watcher:
     async def _watch(self, started: _Once) -> None:
         """Watch until the root goes away: OSError or EnvironmentFault then."""
         kind = await self._in_thread(remote_kind, self._root)
-        self._ledger.trust_stamps = kind is None
+        self._sightings.trust_stamps = kind is None
         poll = self._spec.method == "poll" or (self._spec.method == "auto" and kind is not None)
         if poll:
             await self._poll(started, None, math.inf)
@@ -302,7 +302,7 @@ class Watcher:
                 continue
             if self._retry_wanted:
                 self._retry_wanted = False
-                self._ledger.retry_refused()
+                self._sightings.retry_refused()
             looked = await self._in_thread(self._look, touches, gone, recheck, trio.current_time())
             for path, when in looked.again.items():
                 self._agenda.put(path, when)
@@ -311,7 +311,7 @@ class Watcher:
                     await self._on_drop(drop)
                 except NotTakenError as refused:
                     again = trio.current_time() + refused.again_seconds
-                    self._ledger.take_back(drop, again)
+                    self._sightings.take_back(drop, again)
                     self._agenda.put(str(drop.path), again)
 
     async def _until_noted(self) -> None:
@@ -336,8 +336,8 @@ class Watcher:
         return batch, gone, recheck
 
     def _look(self, touches: dict[str, Touch], gone: list[str], recheck: bool, now: float) -> Looked:
-        known = self._ledger.changed() if recheck else self._ledger.below(gone)
-        return self._ledger.look({**dict.fromkeys(known, Touch.SEEN), **touches}, Moment(now, time.time()))
+        known = self._sightings.changed() if recheck else self._sightings.below(gone)
+        return self._sightings.look({**dict.fromkeys(known, Touch.SEEN), **touches}, Moment(now, time.time()))
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object, abandon: bool = True) -> T:
         """Blocking work. A server that hangs must not hold up a stop; only watches are never added to a closed kernel."""

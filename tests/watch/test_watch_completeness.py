@@ -10,7 +10,7 @@ from watch_fakes import Claims
 
 from smdaemon.sources.base import Identity
 from smdaemon.watch.completeness import GIVE_UP_QUIET_PERIODS, Moment, Sight, Touch, given_up_at, ready_at, renew
-from smdaemon.watch.drops import Ledger
+from smdaemon.watch.drops import Sightings
 
 QUIET = 10.0
 ONE, OTHER = Identity(1, 1, 1), Identity(1, 2, 2)
@@ -59,11 +59,11 @@ def test_a_file_is_reported_only_closed_or_at_rest_and_is_reported_in_the_end(st
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "a.box"
         path.write_bytes(b"")
-        ledger = Ledger(directory, Claims(), recursive=True, quiet_seconds=QUIET)
+        sightings = Sightings(directory, Claims(), recursive=True, quiet_seconds=QUIET)
         now, changed_at, closed, reported = 0.0, 0.0, False, []
 
         def look(touch):
-            drops = ledger.look({str(path): touch}, Moment(now, 0.0)).drops
+            drops = sightings.look({str(path): touch}, Moment(now, 0.0)).drops
             for drop in drops:
                 assert closed or now - changed_at >= QUIET
                 complete = path.read_bytes() == b"5xxxxx"

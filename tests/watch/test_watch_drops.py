@@ -1,4 +1,4 @@
-"""Which paths are drops, and when they are complete: the ledger, with a clock of the test's own."""
+"""Which paths are drops, and when they are complete: what was seen, with a clock of the test's own."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from watch_fakes import Claims, box
 
 from smdaemon.errors import DropError, EnvironmentFault
 from smdaemon.watch.completeness import GIVE_UP_QUIET_PERIODS, Moment, Touch
-from smdaemon.watch.drops import Ledger
+from smdaemon.watch.drops import Sightings
 
 QUIET = 10.0
 # Files of the test are stamped by the real clock: with the wall an eternity back they all look brand-new.
@@ -20,19 +20,21 @@ OLD = 1e12
 
 
 class Desk:
-    """A ledger with its directory; `look` gives the names of what is reported."""
+    """The sightings of a directory; `look` gives the names of what is reported."""
 
     def __init__(self, root: Path, *, recursive: bool = True, trust_stamps: bool = True) -> None:
         self.root = root
         self.claims = Claims()
-        self.ledger = Ledger(
+        self.sightings = Sightings(
             str(root), self.claims, recursive=recursive, quiet_seconds=QUIET, trust_stamps=trust_stamps
         )
         self.again: dict[str, float] = {}
 
     def look(self, touches, now=0.0, wall=FRESH):
         """Look at names below the root; the names of what is reported."""
-        looked = self.ledger.look({str(self.root / name): touch for name, touch in touches.items()}, Moment(now, wall))
+        looked = self.sightings.look(
+            {str(self.root / name): touch for name, touch in touches.items()}, Moment(now, wall)
+        )
         self.again = {os.path.relpath(path, self.root): when for path, when in looked.again.items()}
         return [os.path.relpath(drop.path, self.root) for drop in looked.drops]
 
@@ -73,11 +75,11 @@ def test_a_whole_file_that_nobody_closed_is_taken_after_a_quiet_period(desk):
 
 
 def refused(desk, not_before):
-    """The ledger has reported `a.box`, and it could not be taken."""
+    """The sightings have reported `a.box`, and it could not be taken."""
     path = str(desk.put("a.box", box(3)))
-    (drop,) = desk.ledger.look({path: Touch.CLOSED}, Moment(0, FRESH)).drops
+    (drop,) = desk.sightings.look({path: Touch.CLOSED}, Moment(0, FRESH)).drops
     assert desk.look({"a.box": Touch.SEEN}) == []
-    desk.ledger.take_back(drop, not_before)
+    desk.sightings.take_back(drop, not_before)
 
 
 def test_a_drop_that_could_not_be_taken_is_reported_again(desk):
@@ -99,7 +101,7 @@ def test_a_drop_that_could_not_be_taken_and_changed_is_another(desk):
 def test_what_could_not_be_taken_is_reported_at_once_if_asked_for(desk):
     """Whoever asks may have mended what was in the way."""
     refused(desk, not_before=5)
-    desk.ledger.retry_refused()
+    desk.sightings.retry_refused()
     assert desk.look({"a.box": Touch.SEEN}, now=1) == ["a.box"]
 
 
@@ -227,8 +229,8 @@ def test_a_file_that_went_away_is_forgotten(desk):
     desk.look({"a.box": Touch.CLOSED})
     path.unlink()
     assert desk.look({"a.box": Touch.SEEN}) == []
-    assert desk.ledger.changed() == []
-    assert not desk.ledger._known()
+    assert desk.sightings.changed() == []
+    assert not desk.sightings._known()
 
 
 def test_only_what_changed_needs_another_look(desk):
@@ -238,7 +240,7 @@ def test_only_what_changed_needs_another_look(desk):
     desk.look(dict.fromkeys(("same.box", "other.box", "gone.box", "partial.box"), Touch.CLOSED))
     desk.put("other.box", box(4))
     (desk.root / "gone.box").unlink()
-    names = sorted(os.path.basename(path) for path in desk.ledger.changed())  # noqa: PTH119 - they are strings
+    names = sorted(os.path.basename(path) for path in desk.sightings.changed())  # noqa: PTH119 - they are strings
     assert names == ["gone.box", "other.box", "partial.box"]
 
 
@@ -247,7 +249,7 @@ def test_other_names_are_no_drops(desk, name):
     """Hidden, temporary, our own, or of no format."""
     desk.put(name, box(1))
     assert desk.look({name: Touch.CLOSED}) == []
-    assert not desk.ledger._known()
+    assert not desk.sightings._known()
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_a_request_is_taken_when_it_is_closed_and_not_empty(desk, name, kind):
     assert desk.look({name: Touch.CLOSED}) == []
     path = desk.put(name, b"{}")
     assert desk.look({name: Touch.SEEN}) == []
-    looked = desk.ledger.look({str(path): Touch.CLOSED}, Moment(0, FRESH))
+    looked = desk.sightings.look({str(path): Touch.CLOSED}, Moment(0, FRESH))
     assert [(drop.path, drop.kind, drop.format) for drop in looked.drops] == [(path, "request", kind)]
 
 
@@ -327,10 +329,10 @@ def test_a_directory_that_was_moved_away_is_forgotten_with_all_below(desk):
     desk.put("dd.box", box(1))
     desk.look(dict.fromkeys(("d/a.box", "d/e/b.box", "dd.box"), Touch.CLOSED))
     shutil.move(desk.root / "d", desk.root.parent / f"{desk.root.name}-away")
-    below = desk.ledger.below([str(desk.root / "d")])
+    below = desk.sightings.below([str(desk.root / "d")])
     assert len(below) == 2
-    desk.ledger.look(dict.fromkeys(below, Touch.SEEN), Moment(0, FRESH))
-    assert [os.path.basename(path) for path in desk.ledger._known()] == ["dd.box"]  # noqa: PTH119 - they are strings
+    desk.sightings.look(dict.fromkeys(below, Touch.SEEN), Moment(0, FRESH))
+    assert [os.path.basename(path) for path in desk.sightings._known()] == ["dd.box"]  # noqa: PTH119 - they are strings
 
 
 def test_a_sharded_drop_is_taken_with_its_last_shard_if_the_index_came_first(desk):
@@ -370,7 +372,7 @@ def test_a_new_shard_makes_a_sharded_drop_a_new_one(desk):
     assert desk.look({"2.safetensors": Touch.SEEN}, wall=OLD) == []
     (desk.root / "m.safetensors.index.json").unlink()
     desk.look({"m.safetensors.index.json": Touch.SEEN})
-    assert not desk.ledger._owners
+    assert not desk.sightings._owners
 
 
 def test_an_index_that_cannot_be_read_is_reported_when_it_is_closed(desk):

@@ -1,4 +1,4 @@
-"""Drops that no sound writer would leave, before the ledger and the real formats: each costs itself at most."""
+"""Drops that no sound writer would leave, before the rules and the real formats: each costs itself at most."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from watch_fakes import BoxFormat, box
 
 from smdaemon.sources import formats
 from smdaemon.watch.completeness import Moment, Touch
-from smdaemon.watch.drops import Ledger
+from smdaemon.watch.drops import Sightings
 
 OLD = 1e12
 """A wall clock so far ahead that every file of the test looks long at rest."""
@@ -34,11 +34,11 @@ NAMES = (
 
 def looked_at(root: Path, paths: list[Path]) -> list[str]:
     """What a watch of `root` reports of the paths, each looked at twice; by their names."""
-    ledger = Ledger(str(root), formats.claiming, recursive=True, quiet_seconds=0.0)
+    sightings = Sightings(str(root), formats.claiming, recursive=True, quiet_seconds=0.0)
     drops = []
     for now in (0.0, 1.0):
         touches = dict.fromkeys(map(str, paths), Touch.CLOSED)
-        drops += ledger.look(touches, Moment(now, OLD)).drops
+        drops += sightings.look(touches, Moment(now, OLD)).drops
     return [drop.path.name for drop in drops]
 
 
@@ -127,17 +127,17 @@ class BrokenDirectory(Broken):
 
 
 def broken_watch(root: Path, where: str, *, directories: bool = False):
-    """A ledger with the broken format, and how to look at names below its root: what is reported, as (name, bug)."""
+    """Sightings with the broken format, and how to look at names below its root: what is reported, as (name, bug)."""
     format_ = (BrokenDirectory if directories else Broken)(where)
 
     def claiming(path: Path):
         claimed = format_.claiming(path)
         return claimed if path.is_dir() is directories else None
 
-    ledger = Ledger(str(root), claiming, recursive=True, quiet_seconds=10.0, trust_stamps=False)
+    sightings = Sightings(str(root), claiming, recursive=True, quiet_seconds=10.0, trust_stamps=False)
 
     def look(now: float, *names: str, touch: Touch = Touch.CLOSED):
-        drops = ledger.look({str(root / name): touch for name in names}, Moment(now, 0.0)).drops
+        drops = sightings.look({str(root / name): touch for name in names}, Moment(now, 0.0)).drops
         return sorted((drop.path.name, drop.bug and str(drop.bug)) for drop in drops)
 
     return look

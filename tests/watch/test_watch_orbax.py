@@ -10,7 +10,7 @@ import trio
 
 from smdaemon.sources.formats import claiming
 from smdaemon.watch.completeness import GIVE_UP_QUIET_PERIODS, Moment, Touch
-from smdaemon.watch.drops import Ledger
+from smdaemon.watch.drops import Sightings
 from smdaemon.watch.scan import Scanner
 from smdaemon.watch.watcher import Watcher, WatchSpec
 
@@ -38,12 +38,12 @@ def write_step(step, *items, committed=True):
 
 
 class Desk:
-    """A ledger on an empty directory; `look` gives the names of what is reported, after all that lies there was touched."""
+    """The sightings of an empty directory; `look` gives the names of what is reported, after all that lies there was touched."""
 
     def __init__(self, root, *, recursive=True):
         self.root = root
         self.scanner = Scanner(str(root), recursive=recursive)
-        self.ledger = Ledger(str(root), claiming, recursive=recursive, quiet_seconds=QUIET)
+        self.sightings = Sightings(str(root), claiming, recursive=recursive, quiet_seconds=QUIET)
         self.again = {}
 
     def look(self, touches=None, now=0.0, wall=FRESH):
@@ -51,7 +51,9 @@ class Desk:
         if touches is None:
             scan = self.scanner.full(now)
             touches = {os.path.relpath(path, self.root): Touch.SEEN for path in (*scan.directories, *scan.files)}
-        looked = self.ledger.look({str(self.root / name): touch for name, touch in touches.items()}, Moment(now, wall))
+        looked = self.sightings.look(
+            {str(self.root / name): touch for name, touch in touches.items()}, Moment(now, wall)
+        )
         self.again = {os.path.relpath(path, self.root): when for path, when in looked.again.items()}
         return [(os.path.relpath(drop.path, self.root), drop.format) for drop in looked.drops]
 
@@ -169,7 +171,7 @@ def test_a_step_that_is_deleted_is_forgotten_and_reported_no_more(desk):
         assert desk.look({"41": Touch.SEEN}) == []
     shutil.rmtree(step)
     assert desk.look({"41": Touch.SEEN}) == []
-    assert not desk.ledger._known()
+    assert not desk.sightings._known()
 
 
 def test_a_directory_that_may_not_be_read_is_reported(desk, monkeypatch):

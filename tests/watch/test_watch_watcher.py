@@ -1,84 +1,22 @@
 """A watcher on real directories with the real kernel; every wait is for an event, with a bound."""
 
-import errno
 import json
-import os
 import shutil
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 from watch_fakes import Claims, FakeKernel, box
+from watching_kit import BOUND, NEVER, place, watching
 
 from smdaemon.errors import DropError
-from smdaemon.watch import watcher as watcher_module
-from smdaemon.watch.inotify import Event, Inotify, Mask
+from smdaemon.watch.inotify import Event, Mask
 from smdaemon.watch.watcher import Watcher, WatchSpec
-
-# So long that a test which waited for it would fail: what is reported was reported for another reason.
-NEVER = 3600.0
-BOUND = 20.0
-
-
-class Watched:
-    """A watcher at work, and what it reported."""
-
-    def __init__(self, root, claiming, kernel, **spec):
-        send, self._reported = trio.open_memory_channel(10_000)
-        wanted = WatchSpec(**{"root": root, "recursive": True, "quiet_seconds": NEVER, "poll_seconds": NEVER, **spec})
-        self.root = root
-        self.changed = trio.Event()
-        self.watcher = Watcher(wanted, send.send, on_state=self._note, claiming=claiming or Claims(), kernel=kernel)
-
-    def _note(self, state):
-        assert state is self.watcher.state
-        self.changed.set()
-        self.changed = trio.Event()
-
-    async def next(self):
-        """The name of the next drop."""
-        with trio.fail_after(BOUND):
-            drop = await self._reported.receive()
-        return str(drop.path.relative_to(self.root))
-
-    async def take(self, count):
-        """The names of as many drops, sorted."""
-        return sorted([await self.next() for _ in range(count)])
-
-    async def nothing_before(self, name):
-        """A whole box put there now is the next thing reported: nothing else was waiting."""
-        place(self.root / name, box(1))
-        assert await self.next() == name
-
-    async def health(self, wanted):
-        """Until the watch is as healthy as that."""
-        with trio.fail_after(BOUND):
-            while self.watcher.state.health != wanted:
-                await self.changed.wait()
-
-
-@asynccontextmanager
-async def watching(root, *, claiming=None, kernel=Inotify, **spec):
-    """A watcher that has started; cancelled at the end."""
-    watched = Watched(root, claiming, kernel, **spec)
-    async with trio.open_nursery() as nursery:
-        with trio.fail_after(BOUND):
-            await nursery.start(watched.watcher.run)
-        yield watched
-        nursery.cancel_scope.cancel()
 
 
 def queue_limit() -> int:
     """How many events the kernel keeps for one instance."""
     return int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-
-
-def place(path: Path, content: bytes) -> None:
-    """Write a file beside and rename it into place."""
-    hidden = path.with_name(f".{path.name}")
-    hidden.write_bytes(content)
-    hidden.rename(path)
 
 
 async def test_a_file_renamed_into_place_is_reported(tmp_path):
@@ -200,7 +138,7 @@ async def test_a_directory_moved_within_the_tree_is_watched_under_its_new_name(t
         assert await watched.next() == "e/a.box"
         place(tmp_path / "e" / "b.box", box(1))
         assert await watched.next() == "e/b.box"
-        known = {str(Path(path).relative_to(tmp_path)) for path in watched.watcher._ledger._known()}
+        known = {str(Path(path).relative_to(tmp_path)) for path in watched.watcher._sightings._known()}
         assert known == {"e/a.box", "e/b.box"}
 
 
@@ -278,147 +216,6 @@ async def test_a_rescan_can_be_asked_for(tmp_path):
         assert await watched.next() == "a.box"
 
 
-@pytest.mark.parametrize("go", ["delete", "move"])
-async def test_a_root_that_went_away_and_came_back_is_watched_again(tmp_path, go):
-    """Degraded in between, with the error; what lies in it then is reported."""
-    root = tmp_path / "root"
-    root.mkdir()
-    async with watching(root, quiet_seconds=0.01) as watched:
-        if go == "delete":
-            root.rmdir()
-        else:
-            root.rename(tmp_path / "elsewhere")
-        await watched.health("degraded")
-        assert watched.watcher.state.error.code == "directory-missing"
-        root.mkdir()
-        (root / "a.box").write_bytes(box(1))
-        assert await watched.next() == "a.box"
-        assert watched.watcher.state.health == "ok"
-        place(root / "b.box", box(1))
-        assert await watched.next() == "b.box"
-
-
-async def test_a_root_that_was_replaced_unseen_is_noticed(tmp_path):
-    """Its parent was moved, which makes no event in it."""
-    root = tmp_path / "parent" / "root"
-    root.mkdir(parents=True)
-    async with watching(root, quiet_seconds=0.01, poll_seconds=0.02) as watched:
-        (tmp_path / "parent").rename(tmp_path / "old")
-        root.mkdir(parents=True)
-        (root / "a.box").write_bytes(box(1))
-        assert await watched.next() == "a.box"
-
-
-async def test_a_root_that_is_missing_at_the_start_is_waited_for(tmp_path):
-    """The start is announced, degraded; the directory is watched once it is there."""
-    root = tmp_path / "later"
-    async with watching(root, quiet_seconds=0) as watched:
-        assert watched.watcher.state.health == "degraded"
-        assert watched.watcher.state.error.code == "directory-missing"
-        assert watched.watcher.state.method == ""
-        root.mkdir()
-        (root / "a.box").write_bytes(box(1))
-        assert await watched.next() == "a.box"
-
-
-async def test_a_rescan_asked_for_while_the_root_is_missing_is_one_attempt_and_no_loop(tmp_path, monkeypatch):
-    """The wish is met by the attempt that it starts; the back-off holds afterwards."""
-    attempts = []
-    twice = trio.Event()
-    token = trio.lowlevel.current_trio_token()
-
-    def missing(root):
-        attempts.append(root)
-        if len(attempts) == 2:
-            token.run_sync_soon(twice.set)
-        raise FileNotFoundError(errno.ENOENT, "no", root)
-
-    monkeypatch.setattr(watcher_module, "remote_kind", missing)
-    monkeypatch.setattr(watcher_module, "_FIRST_RETRY_SECONDS", NEVER)
-    async with watching(tmp_path) as watched:
-        assert len(attempts) == 1
-        watched.watcher.request_rescan()
-        with trio.fail_after(BOUND):
-            await twice.wait()
-        assert not watched.watcher._rescan_wanted
-
-
-async def test_polling_finds_everything(tmp_path):
-    """New files and trees, changed files, and whatever came before."""
-    (tmp_path / "old.box").write_bytes(box(1))
-    async with watching(tmp_path, method="poll", quiet_seconds=0, poll_seconds=0.01) as watched:
-        assert watched.watcher.state.method == "poll"
-        assert await watched.next() == "old.box"
-        (tmp_path / "n" / "o").mkdir(parents=True)
-        (tmp_path / "n" / "o" / "a.box").write_bytes(box(1))
-        assert await watched.next() == "n/o/a.box"
-        (tmp_path / "n" / "o" / "a.box").write_bytes(box(2))
-        assert await watched.next() == "n/o/a.box"
-        (tmp_path / "s").mkdir()
-        place(tmp_path / "s" / "a.npy", box(1))
-        assert await watched.next() == "s"
-
-
-async def test_polling_does_not_report_a_file_that_is_being_written(tmp_path):
-    """Nobody says that it was closed: only rest counts, and the structure."""
-    async with watching(tmp_path, method="poll", quiet_seconds=0.3, poll_seconds=0.01) as watched:
-        with (tmp_path / "slow.box").open("wb", buffering=0) as file:
-            file.write(b"3x")
-            await watched.nothing_before("other.box")
-            file.write(b"xx")
-            assert await watched.next() == "slow.box"
-
-
-async def test_a_network_file_system_is_polled(tmp_path, monkeypatch):
-    """The kernel does not see what other hosts write there; asked for events, it gives events."""
-    monkeypatch.setattr(watcher_module, "remote_kind", lambda root: "nfs")
-    async with watching(tmp_path) as watched:
-        assert watched.watcher.state.method == "poll"
-        assert watched.watcher.state.health == "ok"
-    async with watching(tmp_path, method="inotify") as watched:
-        assert watched.watcher.state.method == "inotify"
-
-
-async def test_at_the_limit_of_watches_the_directory_is_polled(tmp_path):
-    """Status says so and names the remedy; every drop is found all the same."""
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    kernel = FakeKernel(limit=2)
-    async with watching(tmp_path, kernel=kernel, quiet_seconds=0, poll_seconds=0.01) as watched:
-        state = watched.watcher.state
-        assert (state.method, state.health, state.error.code) == ("poll", "degraded", "watch-limit")
-        assert "max_user_watches" in state.error.remedy
-        (tmp_path / "a" / "b" / "a.box").write_bytes(box(1))
-        assert await watched.next() == "a/b/a.box"
-        kernel.limit = 100
-        watched.watcher.request_rescan()
-        await watched.health("ok")
-        assert watched.watcher.state.method == "inotify"
-
-
-async def test_without_an_inotify_instance_the_directory_is_polled(tmp_path):
-    """The limit of instances is another limit with the same end."""
-
-    def refuse():
-        raise OSError(errno.EMFILE, "no")
-
-    async with watching(tmp_path, kernel=refuse) as watched:
-        assert watched.watcher.state.method == "poll"
-        assert watched.watcher.state.error.code == "watch-limit"
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_a_directory_that_may_not_be_read_is_said_to_be(tmp_path):
-    """The rest is watched."""
-    (tmp_path / "closed").mkdir(mode=0)
-    try:
-        async with watching(tmp_path) as watched:
-            assert watched.watcher.state.health == "degraded"
-            assert watched.watcher.state.error.code == "permission-denied"
-            await watched.nothing_before("a.box")
-    finally:
-        (tmp_path / "closed").chmod(0o700)
-
-
 async def test_a_report_that_takes_long_holds_up_no_events(tmp_path):
     """The kernel's queue is emptied meanwhile, and no drop is reported twice."""
     reported = []
@@ -455,11 +252,11 @@ async def test_deleted_directories_leave_nothing_behind(tmp_path):
         for number in range(50):
             shutil.rmtree(tmp_path / f"{number}")
         with trio.fail_after(BOUND):
-            while len(watched.watcher._ledger._known()) > 1 or watched.watcher.state.directories > 1:
+            while len(watched.watcher._sightings._known()) > 1 or watched.watcher.state.directories > 1:
                 changed = watched.changed
                 watched.watcher.request_rescan()
                 await changed.wait()
-        assert [str(Path(path).relative_to(tmp_path)) for path in watched.watcher._ledger._known()] == ["known.box"]
+        assert [str(Path(path).relative_to(tmp_path)) for path in watched.watcher._sightings._known()] == ["known.box"]
 
 
 def test_a_format_that_does_not_exist_is_refused(tmp_path):
