@@ -68,32 +68,38 @@ def open_block(stored: Buffer) -> Buffer:
     raise corrupt(f"a block of the index has the unknown type {kind[0]}")
 
 
-def read_block(block: Buffer) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of an opened block, keys strictly ascending.
+def read_block(block: Buffer, before: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of an opened block, keys strictly ascending and after the key `before`.
 
     Raises DropError `bundle-corrupt` where the block contradicts the format. Restarts are checked for their room only: who
     reads from the start does not need them.
     """
+    block = bytes(block)
     end = _end_of_entries(block)
     key = b""
+    previous = before
     position = unfolded = 0
-    first = True
+    # One loop with nothing called that could stand here: the index has an entry for every tensor.
     while position < end:
-        shared, position = read_varint(block, position, end)
-        unshared, position = read_varint(block, position, end)
-        value_bytes, position = read_varint(block, position, end)
+        shared, unshared, value_bytes = block[position : position + 3]  # the number of restarts alone has more bytes
+        if shared | unshared | value_bytes < 0x80:
+            position += 3
+        else:
+            shared, position = read_varint(block, position, end)
+            unshared, position = read_varint(block, position, end)
+            value_bytes, position = read_varint(block, position, end)
         value_at = position + unshared
         if shared > len(key) or value_at + value_bytes > end:
             raise corrupt("an entry of the index crosses the end of its block")
-        previous, key = key, key[:shared] + bytes(block[position:value_at])
-        if not first and key <= previous:
+        key = key[:shared] + block[position:value_at]
+        if previous is not None and key <= previous:
             raise corrupt(f"the key {key[:80]!r} of the index does not come after the key before it")
         unfolded += len(key)
         if unfolded > KEYS_LIMIT_BYTES:
             raise corrupt(f"the keys of a block take more than {KEYS_LIMIT_BYTES} bytes")
         position = value_at + value_bytes
-        yield key, bytes(block[value_at:position])
-        first = False
+        yield key, block[value_at:position]
+        previous = key
 
 
 def _end_of_entries(block: Buffer) -> int:

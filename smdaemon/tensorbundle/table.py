@@ -131,13 +131,11 @@ def read_table(content: Buffer) -> Iterator[tuple[bytes, bytes]]:
     last: bytes | None = None
     unfolded = 0
     for block in data_blocks(content):
-        for key, value in read_block(block):
-            if last is not None and key <= last:
-                raise corrupt(f"the key {key[:80]!r} of the index does not come after the key before it")
+        for key, value in read_block(block, before=last):
+            last = key
             unfolded += len(key)
             if unfolded > KEYS_LIMIT_BYTES:
                 raise corrupt(f"the keys of the index take more than {KEYS_LIMIT_BYTES} bytes")
-            last = key
             yield key, value
 
 
