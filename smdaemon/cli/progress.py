@@ -17,7 +17,7 @@ class _Bar:
         self._progress = progress
         self._task = progress.add_task("reading", total=None)
 
-    def writing(self, tensors: int, nbytes: int) -> None:
+    def writing(self, tensors: int, nbytes: int, working_bytes: int) -> None:  # noqa: ARG002 - the signature is the protocol's
         self._progress.update(self._task, description=f"writing {tensors} tensors", total=nbytes)
 
     def advance(self, nbytes: int) -> None:

@@ -15,14 +15,14 @@ from smdaemon.daemon.validator import judge
 from smdaemon.errors import ConfigError, DropError
 from smdaemon.export.budget import ByteBudget, needed
 from smdaemon.export.isolated import export_isolated, has_large_graph
+from smdaemon.export.perform import perform
 from smdaemon.export.pipeline import Exported
 from smdaemon.export.plan import ExportPlan
 from smdaemon.export.rate import RateLimit
-from smdaemon.export.republish import perform
 from smdaemon.jobs.attempt import Attempt, Published
 from smdaemon.jobs.job import Job, Publication
 from smdaemon.jobs.ledger import Ledger
-from smdaemon.jobs.states import Event
+from smdaemon.jobs.states import Event, State
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
 from smdaemon.publish.space import check_room
@@ -68,7 +68,10 @@ class Execution:
         try:
             try:
                 exported = await self._export(attempt, plan, model, draft)
-                await judge(attempt, model, store, draft)
+                if attempt.job.state is State.WRITING:  # nothing was read back
+                    await attempt.enter(Event.VERIFY)
+                if model.validator:
+                    await judge(attempt, model, store, draft)
             except DropError as error:
                 if job.restores is None:
                     raise
@@ -217,12 +220,13 @@ class _JobReport:
         self._room = room
         self._limit = limit
 
-    def writing(self, tensors: int, nbytes: int) -> None:
+    def writing(self, tensors: int, nbytes: int, working_bytes: int) -> None:
         """See that there is room on the disk, wait for host memory, then move the job on."""
         if not self._plan.copy:  # links, as a rule; a good model is not to wait for room
             self._room(nbytes)
-        memory = needed(tensors, self._plan.shards_for(nbytes))
-        trio.from_thread.run(self._held.enter_async_context, self._budget.reserved(memory))
+        shards = self._plan.shards_for(nbytes)
+        reserved = self._budget.reserved(needed(tensors, shards), shards * working_bytes)
+        trio.from_thread.run(self._held.enter_async_context, reserved)
         trio.from_thread.run(partial(self._attempt.enter, Event.WRITE, tensors=tensors, bytes_total=nbytes))
 
     def advance(self, nbytes: int) -> None:

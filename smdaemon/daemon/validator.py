@@ -12,20 +12,15 @@ from smdaemon.commands import Command, Ended
 from smdaemon.daemon.drafts import discard
 from smdaemon.errors import DropError, fault
 from smdaemon.jobs.attempt import Attempt
-from smdaemon.jobs.states import Event, State
 from smdaemon.publish.local import LocalStore
 from smdaemon.settings import ModelSettings
 
 
 async def judge(attempt: Attempt, model: ModelSettings, store: LocalStore, draft: Path) -> None:
-    """Have the model's validator judge the finished draft of an attempt; nothing is asked where it has none.
+    """Have the model's validator judge the finished draft of an attempt.
 
     Raises DropError validator-refused, validator-timeout, ConfigError validator-missing, EnvironmentFault.
     """
-    if attempt.job.state is State.WRITING:  # nothing was read back
-        await attempt.enter(Event.VERIFY)
-    if not model.validator:
-        return
     home = await trio.to_thread.run_sync(_make_home, store, f"job{attempt.job.id}-home")
     verdict = Ended()
     try:

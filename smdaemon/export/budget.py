@@ -12,7 +12,10 @@ _PER_TENSOR = 4096  # graph nodes, index entry and object graph of one tensor, m
 
 
 def needed(tensors: int, shards: int) -> int:
-    """Bytes that an export of so many tensors to so many data files holds: its chunks and its graph, never its values."""
+    """Bytes that an export of so many tensors to so many data files holds: its chunks and its graph, never its values.
+
+    What a source takes to be read comes on top: its `working_bytes` for each data file.
+    """
     return shards * 2 * CHUNK_BYTES + tensors * _PER_TENSOR
 
 
@@ -39,20 +42,23 @@ class ByteBudget:
         self._changed.set()
 
     @asynccontextmanager
-    async def reserved(self, nbytes: int) -> AsyncIterator[None]:
-        """Hold `nbytes` of the budget; EnvironmentFault `memory-budget` where it can never be had."""
+    async def reserved(self, nbytes: int, working_bytes: int = 0) -> AsyncIterator[None]:
+        """Hold `nbytes` of the budget; EnvironmentFault `memory-budget` where it can never be had.
+
+        `working_bytes` come on top, as far as there are any: who takes more than there is in all runs alone.
+        """
         self._check(nbytes)
         async with self._turn:  # whoever waits here waits behind the one who waits for bytes
             self._check(nbytes)
-            while self.used + nbytes > self.total:
+            while self.used + (held := min(nbytes + working_bytes, self.total)) > self.total:
                 self._changed = trio.Event()
                 await self._changed.wait()
                 self._check(nbytes)
-            self.used += nbytes
+            self.used += held
         try:
             yield
         finally:
-            self.used -= nbytes
+            self.used -= held
             self._changed.set()
 
     def _check(self, nbytes: int) -> None:

@@ -33,7 +33,7 @@ def has_large_graph(plan: ExportPlan) -> bool:
 
 
 def export_isolated(plan: ExportPlan, target: Path, report: Report) -> Exported:
-    """As `republish.perform`, in a child process. Raises the same errors; what `report` raises ends the child."""
+    """As `perform`, in a child process. Raises the same errors; what `report` raises ends the child."""
     command = [sys.executable, *WORKER]
     # A session of its own: what a terminal or a service manager sends to stop the daemon is for the daemon to pass on.
     with subprocess.Popen(  # noqa: S603 - ourselves

@@ -30,8 +30,8 @@ from smdaemon.tensorbundle.tensors import Tensor
 class Report(Protocol):
     """Who is told how an export goes. Every method may raise to stop the export; `advance` comes from several threads."""
 
-    def writing(self, tensors: int, nbytes: int) -> None:
-        """The source is understood; this much will be written."""
+    def writing(self, tensors: int, nbytes: int, working_bytes: int) -> None:
+        """The source is understood; this much will be written, and each data file's thread takes `working_bytes` to read it."""
         ...
 
     def advance(self, nbytes: int) -> None:
@@ -50,7 +50,7 @@ class Report(Protocol):
 class Silent:
     """The report of a caller who does not want one."""
 
-    def writing(self, tensors: int, nbytes: int) -> None:
+    def writing(self, tensors: int, nbytes: int, working_bytes: int) -> None:
         """Say nothing."""
 
     def advance(self, nbytes: int) -> None:
@@ -82,7 +82,7 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
     with confined(plan.root, (*plan.trusted, *(plan.segment or ()), target)), open_plan_source(plan) as source:
         contents, sizes = _assembled(plan, source, target)
         tensors, nbytes = len(sizes), sum(sizes)
-        report.writing(tensors, nbytes)
+        report.writing(tensors, nbytes, source.working_bytes)
         try:
             write_saved_model(
                 target,

@@ -9,18 +9,12 @@ from pathlib import Path
 
 from smdaemon.durable import sync_directory
 from smdaemon.errors import DropError, fault
-from smdaemon.export.pipeline import Exported, Report, export
-from smdaemon.export.plan import ExportPlan
+from smdaemon.export.pipeline import Exported, Report
 from smdaemon.savedmodel.verify import verify
 
 _COPY_BYTES = 4 << 20
 # No second name for this file: another file system, another owner's file, too many names, a file system without links.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
-
-
-def perform(plan: ExportPlan, target: Path, report: Report) -> Exported:
-    """What `plan` asks for: an export, or a version once more. Raises as `export` and `republish`."""
-    return republish(plan.source, target, report) if plan.copy else export(plan, target, report)
 
 
 def republish(source: Path, target: Path, report: Report) -> Exported:
@@ -38,7 +32,7 @@ def _republished(source: Path, target: Path, report: Report) -> Exported:
     if not source.is_dir():
         raise DropError("source-missing", f"the version directory {str(source)!r} does not exist")
     folders, files = _listed(source)
-    report.writing(0, sum((source / name).stat().st_size for name in files))
+    report.writing(0, sum((source / name).stat().st_size for name in files), 0)
     _make(source, target, folders, files, report)
     report.verifying()
     verified = verify(target, report.read_back)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError, shortage
 from smdaemon.export.isolated import decode_plan
-from smdaemon.export.republish import perform
+from smdaemon.export.perform import perform
 
 _TELL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
@@ -34,9 +34,9 @@ class _PipeReport:
         self._out.write(json.dumps([what, value]).encode() + b"\n")
         self._out.flush()
 
-    def writing(self, tensors: int, nbytes: int) -> None:
+    def writing(self, tensors: int, nbytes: int, working_bytes: int) -> None:
         """Say what will be written and wait for the word to go on."""
-        self.say("writing", [tensors, nbytes])
+        self.say("writing", [tensors, nbytes, working_bytes])
         if not self._go.readline():
             sys.exit("the daemon is gone")
 

@@ -21,6 +21,8 @@ class Source(Protocol):
     path: Path
     metadata: Mapping[str, str]
     tensors: Mapping[str, Tensor]
+    working_bytes: int
+    """Host memory that reading any one of the tensors takes at most, beside its buffers."""
 
     def __enter__(self) -> Self:
         """The source itself."""

@@ -30,6 +30,11 @@ class Extent(Protocol):
         """Bytes that `chunks` gives in all."""
         ...
 
+    @property
+    def working_bytes(self) -> int:
+        """Host memory that `chunks` takes beside the chunk that it gives."""
+        ...
+
     def chunks(self, unit: int) -> Iterator[memoryview]:
         """The bytes in order, in chunks that are multiples of `unit`; a chunk is overwritten by the next."""
         ...
@@ -60,6 +65,7 @@ class StoredExtent:
     """Bytes that lie in a file as they are."""
 
     __slots__ = ("_checksum", "_file", "_offset", "nbytes")
+    working_bytes = 0
 
     def __init__(self, file: SourceFile, offset: int, nbytes: int, checksum: Checksum | None = None) -> None:
         self._file = file
@@ -82,6 +88,8 @@ class DeflatedExtent:
 
     The first `skip` bytes of what it unpacks to are left out. Memory stays bounded whatever the stream claims or holds.
     """
+
+    working_bytes = 0
 
     def __init__(
         self,
@@ -168,6 +176,8 @@ class RowMajorExtent:
         self._shape = shape
         self._itemsize = itemsize
         self.nbytes = extent.nbytes
+        unpacked = isinstance(extent, DeflatedExtent)
+        self.working_bytes = min(self.nbytes, BAND_BYTES) * (2 if unpacked else 1)
 
     def chunks(self, unit: int) -> Iterator[memoryview]:
         """See `Extent`; `unit` must be the size of an element."""

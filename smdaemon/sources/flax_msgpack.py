@@ -90,6 +90,8 @@ def open_tree(file: SourceFile) -> tuple[dict[str, Tensor], dict[str, str]]:
 class InlineExtent:
     """A few bytes that were read with the structure around them."""
 
+    working_bytes = 0
+
     def __init__(self, content: bytes) -> None:
         self._content = content
         self.nbytes = len(content)
@@ -101,6 +103,8 @@ class InlineExtent:
 
 class JoinedExtent:
     """Runs of bytes one after the other, each of whole elements."""
+
+    working_bytes = 0
 
     def __init__(self, parts: list[StoredExtent]) -> None:
         self._parts = parts

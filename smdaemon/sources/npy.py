@@ -9,9 +9,9 @@ from smdaemon.paths import is_directory
 from smdaemon.sources.extents import StoredExtent
 from smdaemon.sources.files import SourceFile, source_fault, stat_of
 from smdaemon.sources.npyheader import USUAL_HEADER_BYTES, NpyHeader, header_bytes, parse_header, tensor_of
-from smdaemon.sources.opened import FileSource, check_any, check_name
+from smdaemon.sources.opened import FileSource, check_any, check_name, most_working_bytes
 from smdaemon.sources.orbax_layout import TELLING
-from smdaemon.tensorbundle.tensors import Tensor
+from smdaemon.sources.values import NumberTensor, TextTensor
 
 _SUFFIX = ".npy"
 _OTHER_SUFFIXES = (".npz", ".safetensors", ".safetensors.index.json", ".msgpack")
@@ -51,7 +51,7 @@ class NpyFormat:
         except BaseException:
             file.close()
             raise
-        return FileSource(self.name, path, {name: tensor}, {}, [file])
+        return FileSource(self.name, path, {name: tensor}, {}, [file], working_bytes=tensor.working_bytes)
 
 
 class NpyDirectoryFormat:
@@ -102,7 +102,7 @@ class NpyDirectoryFormat:
 
     def open(self, path: Path) -> FileSource:
         """See `Format`."""
-        tensors: dict[str, Tensor] = {}
+        tensors: dict[str, NumberTensor | TextTensor] = {}
         files: list[SourceFile] = []
         for name, file_path in _array_paths(path):
             check_name(name)
@@ -110,7 +110,7 @@ class NpyDirectoryFormat:
             files.append(file)
             tensors[name] = _tensor(file, name)
         check_any(tensors, path)
-        return FileSource(self.name, path, tensors, {}, files)
+        return FileSource(self.name, path, tensors, {}, files, working_bytes=most_working_bytes(tensors))
 
 
 def _walk(top: Path) -> Iterator[os.DirEntry[str]]:
@@ -160,7 +160,7 @@ def _is_whole(file: SourceFile, name: str) -> bool:
     return True
 
 
-def _tensor(file: SourceFile, name: str) -> Tensor:
+def _tensor(file: SourceFile, name: str) -> NumberTensor | TextTensor:
     header = _read_header(file, name)
     if header is None:
         raise DropError("source-truncated", f"{str(file.path)!r} ends within its header, at byte {file.size}")

@@ -13,7 +13,6 @@ from smdaemon.errors import DropError
 from smdaemon.sources.extents import DeflatedExtent, Extent, RowMajorExtent, StoredExtent
 from smdaemon.sources.values import NumberTensor, TextTensor
 from smdaemon.tensorbundle.dtypes import DType, dtype_named
-from smdaemon.tensorbundle.tensors import Tensor
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 65_536
@@ -114,7 +113,7 @@ def _checked(descr: object, fortran_order: object, shape: object, data_start: in
     return NpyHeader(kind, order == ">", width_bytes, fortran_order, shape, data_start)
 
 
-def tensor_of(header: NpyHeader, extent: StoredExtent | DeflatedExtent, name: str) -> Tensor:
+def tensor_of(header: NpyHeader, extent: StoredExtent | DeflatedExtent, name: str) -> NumberTensor | TextTensor:
     """The array as a tensor, its bytes given by `extent`; DropError `dtype-unsupported` for what TensorFlow cannot store."""
     ordered: Extent = extent
     # the orders differ only where two axes are longer than one

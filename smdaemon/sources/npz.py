@@ -8,8 +8,8 @@ from smdaemon.sources import zipdir
 from smdaemon.sources.extents import Checksum, DeflatedExtent, StoredExtent, inflate_start
 from smdaemon.sources.files import SourceFile
 from smdaemon.sources.npyheader import USUAL_HEADER_BYTES, NpyHeader, header_bytes, parse_header, tensor_of
-from smdaemon.sources.opened import FileSource, check_any, check_name
-from smdaemon.tensorbundle.tensors import Tensor
+from smdaemon.sources.opened import FileSource, check_any, check_name, most_working_bytes
+from smdaemon.sources.values import NumberTensor, TextTensor
 
 
 class NpzFormat:
@@ -44,14 +44,14 @@ class NpzFormat:
         except BaseException:
             file.close()
             raise
-        return FileSource(self.name, path, tensors, {}, [file])
+        return FileSource(self.name, path, tensors, {}, [file], working_bytes=most_working_bytes(tensors))
 
 
-def _tensors(file: SourceFile) -> dict[str, Tensor]:
+def _tensors(file: SourceFile) -> dict[str, NumberTensor | TextTensor]:
     members = zipdir.read_directory(file)
     if members is None:
         raise DropError("source-truncated", f"{str(file.path)!r} has no zip directory at its end")
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, NumberTensor | TextTensor] = {}
     for member in members:
         if member.name.endswith("/") and not member.unpacked_bytes:
             continue  # zip tools record directories so
@@ -65,7 +65,7 @@ def _tensors(file: SourceFile) -> dict[str, Tensor]:
     return tensors
 
 
-def _tensor(file: SourceFile, member: zipdir.Member, name: str) -> Tensor:
+def _tensor(file: SourceFile, member: zipdir.Member, name: str) -> NumberTensor | TextTensor:
     if member.method == zipdir.STORED:
         if member.packed_bytes != member.unpacked_bytes:
             raise DropError("source-corrupt", f"the member {member.name!r} is stored, but its two sizes differ")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from smdaemon.errors import DropError
 from smdaemon.sources.files import SourceFile
@@ -20,11 +20,14 @@ class FileSource:
         tensors: Mapping[str, Tensor],
         metadata: Mapping[str, str],
         files: Sequence[SourceFile],
+        *,
+        working_bytes: int = 0,
     ) -> None:
         self.format = format_name
         self.path = path
         self.tensors = tensors
         self.metadata = metadata
+        self.working_bytes = working_bytes
         self._files = tuple(files)
 
     def __enter__(self) -> Self:
@@ -44,6 +47,16 @@ class FileSource:
         """DropError `source-changed` unless every file is still the one that was opened, untouched."""
         for file in self._files:
             file.check_unchanged()
+
+
+class _Working(Protocol):
+    @property
+    def working_bytes(self) -> int: ...
+
+
+def most_working_bytes(tensors: Mapping[str, _Working]) -> int:
+    """Host memory that the most demanding of the tensors takes to be read, beside its buffers."""
+    return max((tensor.working_bytes for tensor in tensors.values()), default=0)
 
 
 def check_name(name: str) -> None:

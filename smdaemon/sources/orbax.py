@@ -13,12 +13,13 @@ Nothing in the checkpoint leads out of it: no symbolic link is followed, and no 
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from smdaemon.errors import DropError
 from smdaemon.paths import exists
 from smdaemon.sources.files import SourceFile, source_fault, stat_of
 from smdaemon.sources.flax_msgpack import open_tree, whole_number
-from smdaemon.sources.opened import FileSource, check_any, check_name
+from smdaemon.sources.opened import FileSource, check_any, check_name, most_working_bytes
 from smdaemon.sources.orbax_layout import (
     AGGREGATE,
     COMMIT_FILE,
@@ -40,6 +41,14 @@ from smdaemon.tensorbundle.tensors import Tensor
 
 _STEPS = ("step", "global_step")
 _PLACEHOLDER = "PLACEHOLDER://"
+
+
+class _Opened(NamedTuple):
+    """An item that was opened, and the host memory that reading one of its tensors takes at most beside its buffers."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    working_bytes: int
 
 
 class OrbaxFormat:
@@ -85,16 +94,20 @@ class OrbaxFormat:
             )
         files: list[SourceFile] = []
         tensors: dict[str, Tensor] = {}
+        working_bytes = 0
         metadata = scalars((step_metadata(path) or {}).get("custom_metadata"))
         for name, item in items.items():
             opened = _opened(item, files)
             prefix = f"{name}/" if len(items) > 1 else ""
-            for own, tensor in opened[0].items():
+            for own, tensor in opened.tensors.items():
                 check_name(prefix + own)
                 tensors[prefix + own] = tensor
-            metadata.update((prefix + own, text) for own, text in opened[1].items())
+            metadata.update((prefix + own, text) for own, text in opened.metadata.items())
+            working_bytes = max(working_bytes, opened.working_bytes)
         check_any(tensors, path)
-        return FileSource(self.name, path, tensors, _step(path, tensors, items) | metadata, files)
+        return FileSource(
+            self.name, path, tensors, _step(path, tensors, items) | metadata, files, working_bytes=working_bytes
+        )
 
 
 def _has_arrived(item: Path) -> bool:
@@ -107,8 +120,8 @@ def _has_arrived(item: Path) -> bool:
     return all(exists(directory_of(item, stored) / described) for stored in tree.arrays)
 
 
-def _opened(item: Path, files: list[SourceFile]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of an item; its files are added to `files`."""
+def _opened(item: Path, files: list[SourceFile]) -> _Opened:
+    """What is in an item; its files are added to `files`."""
     from smdaemon.sources.orbax_values import Arrays
 
     own = _files_of(item)
@@ -121,12 +134,13 @@ def _opened(item: Path, files: list[SourceFile]) -> tuple[dict[str, Tensor], dic
         for file in own:
             file.check_unchanged()
 
-    tensors: dict[str, Tensor] = dict(Arrays(item, tree, check_unchanged).tensors())
+    arrays = Arrays(item, tree, check_unchanged).tensors()
+    tensors: dict[str, Tensor] = dict(arrays)
     metadata = dict(read_strings(item, tree.strings)) | dict(tree.metadata)
     for file in own:
         if file.path == item / AGGREGATE:
             _add_aggregated(file, tree, tensors, metadata)
-    return tensors, metadata
+    return _Opened(tensors, metadata, most_working_bytes(arrays))
 
 
 def _add_aggregated(file: SourceFile, tree: Tree, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -78,23 +78,29 @@ class OrbaxTensor:
         self.dtype = opened.dtype
         self.shape = opened.grid.shape
         self.nbytes = prod(self.shape) * self.dtype.itemsize
+        grid = opened.grid
+        self._band_bytes = grid.band_chunks * grid.chunk_bytes
+        self._spools = grid.band_chunks > 1 and self._band_bytes > BAND_BYTES
+        self._is_cached = self.nbytes > READ_BYTES
+        if self._spools:
+            self.working_bytes = grid.chunk_bytes
+        else:
+            self.working_bytes = _cache_bytes(self._band_bytes) if self._is_cached else self._band_bytes
         self._opened = opened
         self._arrays = arrays
 
     def buffers(self) -> Iterator[Buffer]:
         """The value in buffers of at most READ_BYTES."""
-        grid = self._opened.grid
         if self.nbytes == 0:
             return
-        band_bytes = grid.band_chunks * grid.chunk_bytes
-        if grid.band_chunks > 1 and band_bytes > BAND_BYTES:
+        if self._spools:
             yield from self._spooled()
             return
         with self._arrays.failing(self._opened.name):
-            _check_allocatable(band_bytes)
+            _check_allocatable(self._band_bytes)
             store = self._opened.store
-            if self.nbytes > READ_BYTES:
-                store = self._arrays.cached(self._opened.spec, band_bytes)
+            if self._is_cached:
+                store = self._arrays.cached(self._opened.spec, self._band_bytes)
         for box in boxes(self.shape, READ_BYTES // self.dtype.itemsize):
             with self._arrays.failing(self._opened.name):
                 part = store[box].read(order="C").result()
@@ -145,8 +151,8 @@ class Arrays:
         return {name: OrbaxTensor(self._finished(name, spec, future), self) for name, spec, future in pending}
 
     def cached(self, spec: dict[str, Any], nbytes: int) -> Any:
-        """An array that keeps so many bytes of decoded chunks; more than that it needs to tell them, so it gets a little more."""
-        pool = {"cache_pool": {"total_bytes_limit": nbytes + nbytes // 4 + (16 << 20)}}
+        """An array that keeps so many bytes of decoded chunks."""
+        pool = {"cache_pool": {"total_bytes_limit": _cache_bytes(nbytes)}}
         context = self._tensorstore.Context(pool, self._context)
         return self._tensorstore.open(self._tensorstore.Spec(spec), open=True, read=True, context=context).result()
 
@@ -225,6 +231,11 @@ def _failure(error: Exception, what: str) -> SmdaemonError:
         return fault(OSError(int(number[1]), os.strerror(int(number[1]))), f"reading {what}")
     text = _NOTES.split(str(error), maxsplit=1)[0]
     return DropError("source-corrupt", f"{what} cannot be read: {text}")
+
+
+def _cache_bytes(nbytes: int) -> int:
+    """The cache that keeps so many bytes of decoded chunks: more than that tensorstore needs to tell them."""
+    return nbytes + nbytes // 4 + (16 << 20)
 
 
 def _check_allocatable(nbytes: int) -> None:

@@ -25,6 +25,7 @@ class SegmentSource:
 
     format = HANDOFF
     metadata: Mapping[str, str] = {}
+    working_bytes = 0
 
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path = path

@@ -29,6 +29,11 @@ class NumberTensor:
         """Bytes of the value."""
         return self.extent.nbytes
 
+    @property
+    def working_bytes(self) -> int:
+        """Host memory that reading it takes beside its buffers."""
+        return self.extent.working_bytes
+
     def buffers(self) -> Iterator[Buffer]:
         """The value, little-endian; each buffer is overwritten by the next."""
         chunks = self.extent.chunks(self.dtype.itemsize)
@@ -67,6 +72,11 @@ class TextTensor:
     def nbytes(self) -> int:
         """The sum of the elements' lengths; reads the whole value."""
         return sum(len(element) for element in self.buffers())
+
+    @property
+    def working_bytes(self) -> int:
+        """Host memory that reading it takes beside its buffers."""
+        return self.extent.working_bytes
 
     def buffers(self) -> Iterator[Buffer]:
         """One buffer an element."""

@@ -51,6 +51,20 @@ async def test_a_cancelled_waiter_holds_nothing(autojump_clock):
     assert budget.used == 0
 
 
+async def test_who_takes_more_than_there_is_to_be_read_runs_alone(autojump_clock):
+    """What a source takes beside the chunks is counted as far as the budget goes: nothing is refused for it, and nothing runs beside it."""
+    budget = ByteBudget(10)
+    async with budget.reserved(4, 2):
+        assert budget.used == 6
+    async with budget.reserved(4, 100):
+        assert budget.used == 10
+        with trio.move_on_after(1) as waited:
+            async with budget.reserved(1):
+                pytest.fail("it ran beside it")
+    assert waited.cancelled_caught
+    assert budget.used == 0
+
+
 async def test_a_budget_that_shrinks_refuses_who_no_longer_fits(autojump_clock):
     """Whoever waits for more than there will ever be is told so at once, and does not hold up those behind."""
     budget = ByteBudget(10)

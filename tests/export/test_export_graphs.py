@@ -212,7 +212,7 @@ def test_an_export_in_a_child_process_is_the_same(tmp_path, template):
     told = []
 
     class Told(Silent):
-        def writing(self, tensors, nbytes):
+        def writing(self, tensors, nbytes, working_bytes):
             told.append((tensors, nbytes))
 
         def advance(self, nbytes):
@@ -297,7 +297,7 @@ def test_a_report_that_raises_ends_the_child_process(tmp_path, template):
         pass
 
     class Cancelling(Silent):
-        def writing(self, tensors, nbytes):
+        def writing(self, tensors, nbytes, working_bytes):
             raise CancelledError
 
     plan = ExportPlan(values(tmp_path / "v.npz"), template=template)
@@ -310,7 +310,7 @@ def test_a_killed_child_process_is_a_fault_that_is_tried_again(tmp_path, templat
     before = children_of(os.getpid())
 
     class Killing(Silent):
-        def writing(self, tensors, nbytes):
+        def writing(self, tensors, nbytes, working_bytes):
             (child,) = children_of(os.getpid()) - before
             os.kill(child, signal.SIGKILL)
 
@@ -327,7 +327,7 @@ def test_a_child_process_does_not_outlive_the_daemon(tmp_path, template):
         "from smdaemon.export.isolated import decode_plan, export_isolated\n"
         "from smdaemon.export.pipeline import Silent\n"
         "class Dying(Silent):\n"
-        "    def writing(self, tensors, nbytes):\n"
+        "    def writing(self, tensors, nbytes, working_bytes):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         f"export_isolated(decode_plan({plan!r}.encode()), __import__('pathlib').Path({str(tmp_path / 'out')!r}), Dying())\n"
     )

@@ -11,9 +11,10 @@ import pytest
 from smdaemon.errors import DropError, EnvironmentFault
 from smdaemon.export import isolated
 from smdaemon.export.isolated import export_isolated
+from smdaemon.export.perform import perform
 from smdaemon.export.pipeline import Silent, export
 from smdaemon.export.plan import ExportPlan
-from smdaemon.export.republish import perform, republish
+from smdaemon.export.republish import republish
 from smdaemon.publish.local import same_export
 from smdaemon.savedmodel.verify import verify
 
@@ -33,7 +34,7 @@ class Told(Silent):
         self.steps = []
         self.advanced = 0
 
-    def writing(self, tensors, nbytes):
+    def writing(self, tensors, nbytes, working_bytes):
         """What is to be written."""
         self.steps.append(("writing", nbytes))
 

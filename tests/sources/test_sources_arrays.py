@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -87,6 +88,23 @@ def test_large_deflated_fortran_array_is_spooled_to_disk(tmp_path, monkeypatch):
     array = np.asfortranarray(np.random.default_rng(1).random((300, 200)))
     np.savez_compressed(tmp_path / "x.npz", x=array)
     assert read_all(tmp_path / "x.npz") == {"x": value_of(array)}
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_column_major_value_takes_the_memory_that_its_source_says(tmp_path, save):
+    """The budget of exports counts it; of row-major values it is none."""
+    array = np.random.default_rng(3).random((1000, 2000))
+    save(tmp_path / "c.npz", x=array)
+    with open_source(tmp_path / "c.npz") as source:
+        assert source.working_bytes == 0
+    save(tmp_path / "f.npz", x=np.asfortranarray(array))
+    with open_source(tmp_path / "f.npz") as source:
+        tracemalloc.start()
+        for _ in source.tensors["x"].buffers():
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert source.working_bytes * 0.9 < peak < source.working_bytes * 1.2 + 3 * files.READ_BYTES
 
 
 def test_a_value_can_be_read_twice_and_before_another(tmp_path):

@@ -218,6 +218,18 @@ def test_a_value_streams_in_small_buffers(tmp_path, monkeypatch, chunks, zarr3, 
             assert max(map(len, parts)) <= READ_BYTES
 
 
+def test_the_memory_of_a_band_is_said_and_counted(tmp_path, monkeypatch):
+    """It is that of the most demanding array: all of a chunk for a byte of it, or one chunk where a band goes to a file."""
+    large, small = np.zeros((600, 1000)), np.zeros(10)
+    write_item(tmp_path / "41", {"w": large, "b": small})
+    with open_source(tmp_path / "41") as source:
+        assert large.nbytes < source.working_bytes < 2 * large.nbytes + (16 << 20)
+    write_item(tmp_path / "42", {"w": large}, (600, 100))
+    monkeypatch.setattr(orbax_values, "BAND_BYTES", 1)
+    with open_source(tmp_path / "42") as source:
+        assert source.working_bytes == 600 * 100 * 8
+
+
 def test_a_chunk_is_decoded_once(tmp_path, monkeypatch):
     """A large chunk that gives many buffers is kept until the next is needed; so its file may be gone meanwhile."""
     array = np.random.default_rng(0).standard_normal((600, 1000))
