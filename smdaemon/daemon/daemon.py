@@ -52,11 +52,12 @@ _FORGET_EVERY_SECONDS = 3_600.0
 _JOBS_KEPT = 1000
 # For the last events to be told and the last version to be written into Serving's file; the next start does what is left.
 _SETTLE_SECONDS = 10.0
-# Settings of [daemon] that only a restart can change: what they name is open.
+# Settings of [daemon] that only a restart can change: what they name is open, or what they set is what the process is.
 _FIXED = (
     *("state_dir", "control_socket", "control_mode", "control_group"),
     *("control_listen", "control_tls_cert", "control_tls_key"),
     *("handoff_socket", "handoff_mode", "handoff_group"),
+    *("nice", "io_priority"),
 )
 
 

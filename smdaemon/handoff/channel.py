@@ -6,7 +6,7 @@ import struct
 import threading
 from pathlib import Path
 
-from smdaemon.errors import DropError, EnvironmentFault, fault
+from smdaemon.errors import CODES, DropError, EnvironmentFault, fault
 from smdaemon.handoff import protocol
 from smdaemon.handoff.protocol import FDS_LIMIT, MESSAGE_BYTES, PROTOCOL, Hello, Message, Refused, Welcome
 
@@ -82,12 +82,11 @@ class Channel:
             case Welcome(protocol=version) as welcome if version == PROTOCOL:
                 return welcome
             case Refused() as refused:
-                raise DropError(_known(refused.code), refused.message, remedy=refused.remedy or None)
+                raise DropError(known_code(refused.code), refused.message, remedy=refused.remedy or None)
             case other:
                 raise DropError("handoff-protocol", f"the daemon greets with a {other.type} message")
 
 
-def _known(code: str) -> str:
-    from smdaemon.errors import CODES
-
+def known_code(code: str) -> str:
+    """The code of a daemon's refusal, or `handoff-protocol` where this release does not know it."""
     return code if code in CODES else "handoff-protocol"

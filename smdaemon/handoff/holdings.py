@@ -68,10 +68,11 @@ class Holdings:
     def claim(self, nbytes: int, owner: object | None) -> None:
         """Count `nbytes` as used for a segment that is about to be made.
 
-        EnvironmentFault `handoff-memory` where the budget has not so many left; DropError `handoff-protocol` for one segment too many.
+        EnvironmentFault: `handoff-memory` where the budget has not so many left, `handoff-busy` for one segment too many.
         """
         if owner is not None and len(self.held_by(owner)) >= SEGMENTS_LIMIT:
-            raise DropError("handoff-protocol", f"a trainer has {SEGMENTS_LIMIT} segments already")
+            message = f"a trainer has {SEGMENTS_LIMIT} segments already"
+            raise EnvironmentFault("handoff-busy", message, remedy="reserve fewer segments")
         if self.used_bytes + nbytes > self.budget_bytes:
             raise EnvironmentFault(
                 "handoff-memory",

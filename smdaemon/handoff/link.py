@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError
-from smdaemon.handoff.channel import Channel
+from smdaemon.handoff.channel import Channel, known_code
 from smdaemon.handoff.handle import Handle, Outcome
 from smdaemon.handoff.memory import Segment, make_plan
 from smdaemon.handoff.protocol import (
@@ -322,7 +322,7 @@ class Link:
 
     def _refused(self, message: Refused) -> tuple[Handle, Outcome] | None:
         """No segment, or none of what was offered; how an export ended by that."""
-        error = EnvironmentFault("handoff-memory", message.message, remedy=message.remedy or None)
+        error = EnvironmentFault(known_code(message.code), message.message, remedy=message.remedy or None)
         leased = self._offered.pop(message.request, None)
         if leased is None:
             self._answer(message.request, error)

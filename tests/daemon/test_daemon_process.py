@@ -144,10 +144,11 @@ def test_sighup_reads_the_configuration_again(root):
     """A change is named in the log and in force; a mistake is told in one line and changes nothing."""
     with daemon(root) as process:
         process.logged("running")
-        write_config(root, daemon="workers = 5", model='tags = ["serve", "gpu"]')
+        write_config(root, daemon="workers = 5\nnice = 3", model='tags = ["serve", "gpu"]')
         process.signal(signal.SIGHUP)
-        changes = process.logged("configuration read")["changes"]
-        assert changes == ["daemon: workers 2 -> 5", "model 'ranker': tags [] -> ['serve', 'gpu']"]
+        line = process.logged("configuration read")
+        assert line["changes"] == ["daemon: workers 2 -> 5", "model 'ranker': tags [] -> ['serve', 'gpu']"]
+        assert line["after_restart"] == ["nice"]
         assert process.client.get("/v1/status")["workers"] == 5
         write_config(root, daemon="workers = 0")
         process.signal(signal.SIGHUP)

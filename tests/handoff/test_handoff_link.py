@@ -11,6 +11,7 @@ from handoff_kit import PATIENCE_SECONDS, Jobs, attached, handed_over, in_thread
 from smdaemon.errors import EnvironmentFault
 from smdaemon.handoff import attach, memory
 from smdaemon.handoff.handle import Handle
+from smdaemon.handoff.holdings import SEGMENTS_LIMIT
 from smdaemon.handoff.link import Link
 from smdaemon.handoff.memory import Segment
 
@@ -96,6 +97,14 @@ async def test_a_bug_in_the_receiver_is_a_lost_connection(tmp_path, monkeypatch,
         await until(lambda: sidecar.connected)
         good = await in_thread(sidecar.save, 2, tree(2), model="m")
         assert ((await handed_over(server, good))["w"] == 2).all()
+
+
+async def test_what_the_daemon_refuses_keeps_its_code(tmp_path, caplog):
+    """A trainer that asks for more segments than one may have is told so, and not that memory is short."""
+    async with serving(tmp_path, Jobs()) as _, attached(tmp_path) as sidecar:
+        assert not await in_thread(sidecar.reserve, 1, segments=SEGMENTS_LIMIT + 1)
+        assert "[handoff-busy]; reserve fewer segments" in caplog.text
+        assert await in_thread(sidecar.reserve, 1, segments=SEGMENTS_LIMIT)
 
 
 async def test_what_is_leased_too_late_is_there_for_the_next_save(tmp_path, monkeypatch):
