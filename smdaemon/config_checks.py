@@ -1,7 +1,7 @@
 """What the types of the settings cannot say: values that need parsing, and settings that contradict each other."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -29,32 +29,8 @@ def check(config: Config, path: Path, line_of: Callable[[str], int]) -> None:
         return ConfigError(code, f"{path}:{line_of(where)}: {message}", remedy=remedy)
 
     _check_daemon(config.daemon, path, refuse)
-    seen: set[tuple[str, str]] = set()
-    for index, model in enumerate(config.model):
-        at = f"$.model[{index}]"
-        _check_model(model, at, refuse)
-        watch, publish = _normal(model.watch, path), _normal(model.publish, path)
-        for key, value in (("name", model.name), ("publish", str(publish)), ("watch", str(watch))):
-            if (key, value) in seen:
-                message = f"two models have the {key} {getattr(model, key)!r}"
-                raise refuse("config-conflict", f"{at}.{key}", message, f"give each model a {key} of its own")
-            seen.add((key, value))
-        if watch == publish or publish in watch.parents or (model.recursive and watch in publish.parents):
-            message = f"watch {model.watch!r} and publish {model.publish!r} lie within each other"
-            raise refuse("config-conflict", f"{at}.publish", message, "publish outside the watched directory")
-    names: set[str] = set()
-    for index, notifier in enumerate(config.notify):
-        _check_notifier(notifier, f"$.notify[{index}]", refuse)
-        if notifier.retry_for_seconds > config.daemon.keep_jobs_days * 86_400:
-            message = f"retry_for_seconds is longer than keep_jobs_days, {config.daemon.keep_jobs_days:g}"
-            where = f"$.notify[{index}].retry_for_seconds"
-            raise refuse(
-                "config-conflict", where, message, "what the journal forgets cannot be told: raise keep_jobs_days"
-            )
-        if notifier.name in names:
-            message = f"two notifiers have the name {notifier.name!r}"
-            raise refuse("config-conflict", f"$.notify[{index}].name", message, "give each a name of its own")
-        names.add(notifier.name)
+    _check_models(config.model, path, refuse)
+    _check_notifiers(config, refuse)
     if config.serving is not None:
         _check_serving(config.serving, refuse)
 
@@ -77,6 +53,46 @@ def _check_daemon(daemon: DaemonSettings, path: Path, refuse: Callable[..., Conf
     if daemon.handoff_socket and _normal(daemon.handoff_socket, path) == _normal(daemon.control_socket, path):
         message = "handoff_socket and control_socket are the same"
         raise refuse("config-conflict", "$.daemon.handoff_socket", message, "give each a path of its own")
+
+
+def _check_models(models: Sequence[ModelSettings], path: Path, refuse: Callable[..., ConfigError]) -> None:
+    """What can be said of each model, and of all together."""
+    seen: set[tuple[str, str]] = set()
+    watched = {_normal(model.watch, path): model for model in models}
+    for index, model in enumerate(models):
+        at = f"$.model[{index}]"
+        _check_model(model, at, refuse)
+        watch, publish = _normal(model.watch, path), _normal(model.publish, path)
+        for key, value in (("name", model.name), ("publish", str(publish)), ("watch", str(watch))):
+            if (key, value) in seen:
+                message = f"two models have the {key} {getattr(model, key)!r}"
+                raise refuse("config-conflict", f"{at}.{key}", message, f"give each model a {key} of its own")
+            seen.add((key, value))
+        if watch == publish or publish in watch.parents or (model.recursive and watch in publish.parents):
+            message = f"watch {model.watch!r} and publish {model.publish!r} lie within each other"
+            raise refuse("config-conflict", f"{at}.publish", message, "publish outside the watched directory")
+        for folder in (publish, *publish.parents):
+            other = watched.get(folder)
+            if other is not None and (other.recursive or folder == publish):
+                message = f"publish {model.publish!r} lies in what model {other.name!r} watches"
+                raise refuse("config-conflict", f"{at}.publish", message, "publish outside the watched directories")
+
+
+def _check_notifiers(config: Config, refuse: Callable[..., ConfigError]) -> None:
+    """What can be said of each notifier, and of all together."""
+    names: set[str] = set()
+    for index, notifier in enumerate(config.notify):
+        _check_notifier(notifier, f"$.notify[{index}]", refuse)
+        if notifier.retry_for_seconds > config.daemon.keep_jobs_days * 86_400:
+            message = f"retry_for_seconds is longer than keep_jobs_days, {config.daemon.keep_jobs_days:g}"
+            where = f"$.notify[{index}].retry_for_seconds"
+            raise refuse(
+                "config-conflict", where, message, "what the journal forgets cannot be told: raise keep_jobs_days"
+            )
+        if notifier.name in names:
+            message = f"two notifiers have the name {notifier.name!r}"
+            raise refuse("config-conflict", f"$.notify[{index}].name", message, "give each a name of its own")
+        names.add(notifier.name)
 
 
 def _check_listen(daemon: DaemonSettings, refuse: Callable[..., ConfigError]) -> None:

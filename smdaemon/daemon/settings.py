@@ -7,6 +7,7 @@ from smdaemon.errors import ConfigError
 from smdaemon.export.plan import check_choices
 from smdaemon.settings import Config
 from smdaemon.sources.formats import AUTO, FORMATS
+from smdaemon.sources.tf_checkpoint import SavedModelFormat
 
 
 def load_settings(path: Path) -> Config:
@@ -21,5 +22,11 @@ def load_settings(path: Path) -> Config:
                 "config-invalid",
                 f"{where}: no format is called {model.format!r}",
                 remedy=f"formats are {', '.join(known)}",
+            )
+        if model.format == SavedModelFormat.name and model.on_drop == "export":
+            raise ConfigError(
+                "config-conflict",
+                f"{where}: a SavedModel in a watched directory is nobody's drop, so that nothing would ever be exported",
+                remedy='set on_drop = "ignore" and name them in requests, or leave format out',
             )
     return config

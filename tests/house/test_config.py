@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from smdaemon.config import differences, load_config, parse_config
+from smdaemon.daemon.settings import load_settings
 from smdaemon.errors import ConfigError
 from smdaemon.settings import Config, parse_size
 from smdaemon.tensorbundle.writer import SHARDS_LIMIT
@@ -123,6 +124,31 @@ def test_two_models_of_one_publish_directory_are_refused():
     """Two series of versions in one directory would overwrite each other's numbers."""
     error = refused(GOOD + '\n[[model]]\nname = "other"\nwatch = "a"\npublish = "./models"\n')
     assert error.code == "config-conflict"
+
+
+@pytest.mark.parametrize(("publish", "recursive"), [("runs", "false"), ("runs/other", "true")])
+def test_a_model_cannot_publish_where_another_watches(publish, recursive):
+    """Its versions would be drops of the other one. Beside a watch that is not recursive there is room."""
+    other = f'\n[[model]]\nname = "other"\nwatch = "a"\npublish = "{publish}"\n'
+    error = refused(GOOD.replace('watch = "runs"', f'watch = "runs"\nrecursive = {recursive}') + other)
+    assert error.code == "config-conflict"
+    assert "'ranker' watches" in str(error)
+    assert parse_config((GOOD + other.replace('"runs', '"runs/other')).encode(), FILE).model[1].name == "other"
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [('format = "npzz"', "config-invalid"), ('format = "saved-model"', "config-conflict")],
+)
+def test_a_format_that_nothing_would_be_exported_of_is_refused(tmp_path, settings, code):
+    """One that there is not, and a SavedModel, which is nobody's drop; asked for by requests it may be."""
+    file = tmp_path / "config.toml"
+    file.write_text(f"{GOOD}{settings}\n")
+    with pytest.raises(ConfigError, match="'ranker'") as caught:
+        load_settings(file)
+    assert caught.value.code == code
+    file.write_text(f'{GOOD}format = "saved-model"\non_drop = "ignore"\n')
+    assert load_settings(file).model[0].format == "saved-model"
 
 
 def test_two_notifiers_of_one_name_are_refused_at_the_second():
