@@ -68,6 +68,7 @@ protos: $(VENV)/.dev
 # Pins every dependency with its hashes, for every platform and Python that smdaemon runs on.
 lock: | $(BIN)/uv
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements/run.txt
+	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --extra all -c requirements/run.txt -o requirements/all.txt
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group test --group dev \
 	    -c requirements/run.txt -o requirements/dev.txt
 	$(UV) pip compile --universal --generate-hashes --no-header --python-version 3.11 --group docs -c requirements/dev.txt -o requirements/docs.txt
@@ -83,7 +84,7 @@ crash: $(VENV)/.dev
 load: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/load --load-scale 1 -o faulthandler_timeout=0 $(ARGS)
 
-# Hundreds of thousands of broken inputs for every parser. CI tries some.
+# Fifty thousand broken inputs for every parser. CI tries some.
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/fuzz --fuzz-examples 50000 $(ARGS)
 
