@@ -101,10 +101,11 @@ CODES: dict[str, Code] = {
         "another daemon uses this state directory", "stop the other daemon, or give this one a state_dir of its own"
     ),
     "socket-in-use": Code(
-        "another process answers on the control socket", "stop the other daemon, or set another control_socket"
+        "another process answers on a socket or port of ours",
+        "stop the other daemon, or set another control_socket, handoff_socket or control_listen",
     ),
     "socket-path": Code(
-        "the control socket cannot be made at this path", "set control_socket to a path that can hold a socket"
+        "a socket cannot be made at this path", "set control_socket or handoff_socket to a path that can hold a socket"
     ),
     "socket-inherited": Code(
         "a socket that the service manager hands over cannot be served",
@@ -304,7 +305,10 @@ CODES: dict[str, Code] = {
         "less space is left where smdaemon publishes than is to stay free",
         "free some space, remove old versions, or lower min_free; smdaemon goes on by itself",
     ),
-    "quota-exceeded": Code("the disk quota is used up where smdaemon writes", "raise the quota or free some space"),
+    "quota-exceeded": Code(
+        "the disk quota is used up where smdaemon writes",
+        "raise the quota or free some space; smdaemon tries again by itself",
+    ),
     "io-error": Code("the storage reported an input/output error", "check the disk; smdaemon tries again by itself"),
     "permission-denied": Code("smdaemon may not read or write a path", "give the daemon's user access to it"),
     "read-only": Code("the file system is mounted read-only", "mount it writable, or publish elsewhere"),
@@ -312,8 +316,12 @@ CODES: dict[str, Code] = {
         "a watched directory has not been looked at to its end for a minute, or a publish directory does not answer",
         "see whether its file system answers; smdaemon goes on by itself",
     ),
-    "directory-missing": Code("a directory that smdaemon needs is missing", "make the directory"),
-    "too-many-files": Code("the limit of open files is reached", "raise LimitNOFILE of the service"),
+    "directory-missing": Code(
+        "a directory that smdaemon needs is missing", "make the directory; smdaemon tries again by itself"
+    ),
+    "too-many-files": Code(
+        "the limit of open files is reached", "raise LimitNOFILE of the service; smdaemon tries again by itself"
+    ),
     "watch-limit": Code(
         "the limit of inotify watches is reached; the directory is polled instead",
         "raise fs.inotify.max_user_watches (or max_user_instances) with sysctl",

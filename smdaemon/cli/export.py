@@ -44,8 +44,8 @@ def export(
     Parameters
     ----------
     source
-        A training output (.npz, .npy, a directory of .npy, .safetensors, a sharded safetensors index), a TensorFlow checkpoint
-        (its prefix, its .index or its directory), or a SavedModel.
+        A training output (.npz, .npy, a directory of .npy, .safetensors, a sharded safetensors index, .msgpack, .weights.h5, a directory
+        of Orbax), a TensorFlow checkpoint (its prefix, its .index or its directory), or a SavedModel.
     export_dir
         The directory to make; it must not exist.
     verify

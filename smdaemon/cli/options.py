@@ -9,7 +9,7 @@ Socket = Annotated[
     str | None,
     Parameter(
         name="--socket",
-        help="The daemon's control socket: a path or http://127.0.0.1:PORT. "
+        help="The daemon's control socket: a path, http://127.0.0.1:PORT or https://HOST:PORT. "
         "Without it $SMDAEMON_SOCKET, else /run/smdaemon/control.sock.",
     ),
 ]
