@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,21 +159,21 @@ def test_a_file_that_exists_is_left_alone(name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "tensor",
+    "promised",
     [
-        FakeTensor(FLOAT32, (2,), [b"1234"]),
-        FakeTensor(FLOAT32, (2,), [b"1234", b"12345"]),
-        FakeTensor(FLOAT32, (2,), []),
-        FakeTensor(STRING, (2,), [b"a"]),
-        FakeTensor(STRING, (1,), [b"a"], [b"bb"]),
-        FakeTensor(STRING, (2,), [b"a", b"b"], [b"a"]),
-        FakeTensor(STRING, (1,), [b"a"], [b"a", b"b"]),
+        (FLOAT32, (2,), [b"1234"]),
+        (FLOAT32, (2,), [b"1234", b"12345"]),
+        (FLOAT32, (2,), []),
+        (STRING, (2,), [b"a"]),
+        (STRING, (1,), [b"a"], [b"bb"]),
+        (STRING, (2,), [b"a", b"b"], [b"a"]),
+        (STRING, (1,), [b"a"], [b"a", b"b"]),
     ],
 )
-def test_a_tensor_that_breaks_its_promise_is_refused(tensor: FakeTensor, tmp_path: Path):
+def test_a_tensor_that_breaks_its_promise_is_refused(promised: tuple[Any, ...], tmp_path: Path):
     """Too few bytes, too many, or strings that change between the passes: the source changed."""
     with pytest.raises(DropError, match="'x'") as caught:
-        write_bundle(tmp_path / "v", {"x": tensor}, sync=False)
+        write_bundle(tmp_path / "v", {"x": FakeTensor(*promised)}, sync=False)
     assert caught.value.code == "source-changed"
     assert list(tmp_path.iterdir()) == []
 
