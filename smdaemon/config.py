@@ -69,13 +69,14 @@ class _Lines:
             elif one := re.fullmatch(r"\[\s*([\w.-]+)\s*\]", bare):
                 table = f"$.{one[1]}"
                 self._lines[table] = number
-            elif key := re.match(r"""["']?([\w-]+)["']?\s*=""", bare):
-                self._lines.setdefault(f"{table}.{key[1]}", number)
+            elif key := re.match(r"""(?:"([^"]+)"|'([^']+)'|([\w-]+))\s*=""", bare):
+                self._lines.setdefault(f"{table}.{key[1] or key[2] or key[3]}", number)
 
     def of(self, where: str) -> int:
         """The line of `where`, or of the nearest thing around it."""
         while where not in self._lines:
-            where = re.sub(r"(\.[^.\[]+|\[[^\]]*\])$", "", where)
+            around = re.sub(r"(\.[^.\[]+|\[[^\]]*\])$", "", where)
+            where = around if around != where else "$"  # a quoted key may end with any character
         return self._lines[where]
 
 

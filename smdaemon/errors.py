@@ -66,7 +66,7 @@ def shortage(error: Exception) -> EnvironmentFault | None:
         return EnvironmentFault("memory-short", "no memory is left for the export", retryable=True)
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return EnvironmentFault("memory-short", "no further thread can be started", retryable=True)
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
         return fault(error, "exporting")
     return None
 
@@ -86,6 +86,7 @@ _FAULTS = {
     errno.EMFILE: ("too-many-files", True),
     errno.ENFILE: ("too-many-files", True),
     errno.ENOMEM: ("memory-short", True),
+    errno.EAGAIN: ("memory-short", True),  # of fork, at the limit of tasks
 }
 
 CODES: dict[str, Code] = {

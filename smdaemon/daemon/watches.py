@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -21,11 +22,19 @@ PATIENCE_SECONDS = 60.0
 _TRIES_KEPT_SECONDS = 4 * LONGEST_SECONDS
 
 
+class _Wanted(NamedTuple):
+    """How to watch, and what becomes of a drop: a watch that begins anew reports again what was ignored."""
+
+    spec: WatchSpec
+    on_drop: str
+
+
 class _Watch:
     """One model's watch. `looked` is set once everything that lay there has been reported, or the watch was stopped."""
 
-    def __init__(self, spec: WatchSpec, reporter: "_Reporter", on_looked: Callable[[], None]) -> None:
-        self.spec = spec
+    def __init__(self, wanted: "_Wanted", reporter: "_Reporter", on_looked: Callable[[], None]) -> None:
+        self.wanted = wanted
+        self.spec = spec = wanted.spec
         self.watcher = Watcher(spec, reporter, on_state=reporter.tell)
         self._reporter = reporter
         self._on_looked = on_looked
@@ -76,14 +85,14 @@ class Watches:
 
         Returns when every watch has looked once.
         """
-        wanted = {model.name: _spec_of(model) for model in models}
+        wanted = {model.name: _Wanted(_spec_of(model), model.on_drop) for model in models}
         for name, watch in list(self._watches.items()):
-            if wanted.get(name) != watch.spec:
+            if wanted.get(name) != watch.wanted:
                 watch.scope.cancel()
                 del self._watches[name]
-        for name, spec in wanted.items():
+        for name, wish in wanted.items():
             if name not in self._watches:
-                watch = self._watches[name] = _Watch(spec, _Reporter(self._intake, name), self._on_looked)
+                watch = self._watches[name] = _Watch(wish, _Reporter(self._intake, name), self._on_looked)
                 self._nursery.start_soon(self._run, watch)
         for watch in list(self._watches.values()):
             await watch.looked.wait()

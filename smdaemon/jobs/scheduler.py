@@ -20,7 +20,7 @@ from smdaemon.jobs.attempt import Attempt, JobCancelled, Published
 from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved, Publication
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS, delay
-from smdaemon.jobs.states import Event, ImpossibleMoveError, State
+from smdaemon.jobs.states import TERMINAL, Event, ImpossibleMoveError, State
 from smdaemon.log import bound, get_logger
 
 _log = get_logger(__name__)
@@ -193,6 +193,9 @@ class Scheduler:
                 return job
         try:
             with self._holding([job_id]):
+                job = await self._known(job_id)
+                if job.state not in TERMINAL and _may_be_published(job):
+                    raise ConfigError("job-not-cancellable", f"the version of job {job_id} may be there already")
                 return await self._ledger.move(job_id, Event.CANCEL, reason="cancelled on request")
         except ImpossibleMoveError as error:
             raise ConfigError("job-not-cancellable", f"job {job_id} is {error.state} already") from error

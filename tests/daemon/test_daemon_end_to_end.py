@@ -219,6 +219,17 @@ async def test_a_reload_takes_a_new_model_and_refuses_a_mistake(started, tmp_pat
         assert (job["model"], job["version"]) == ("tower", 4)
 
 
+async def test_drops_that_were_ignored_are_taken_once_a_reload_says_so(started, tmp_path):
+    """What lies there counts, as it would after a restart."""
+    async with started(model='on_drop = "ignore"') as running:
+        running.drop("ckpt-4.npz", a=np.ones(2))
+        config = tmp_path / "config.toml"
+        config.write_text(config.read_text().replace('"ignore"', '"export"'))
+        os.kill(os.getpid(), signal.SIGHUP)
+        (job,) = await running.ended()
+        assert (job["state"], job["version"]) == ("published", 4)
+
+
 async def until(running, condition):
     """The status once it fulfils `condition`."""
     while True:

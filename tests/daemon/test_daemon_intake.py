@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,18 @@ async def test_a_bug_that_the_watch_meets_fails_the_job_of_its_drop(started, mon
             str(running.runs / "bug.npz"): "failed",
             str(running.runs / "ckpt-1.npz"): "published",
         }
+
+
+async def test_handoffs_wait_among_drops_in_the_order_of_their_model(tmp_path):
+    """By step only where the step is the version; else by time, as files are."""
+    (tmp_path / "runs").mkdir()
+    handed = Handed(trainer="t", export="e", model="ranker", step=7, options={}, nbytes=0)
+    for rule, by_step in (("step", True), ("sequence", False), ("timestamp", False)):
+        config = load_config(write_config(tmp_path, model=f'version = "{rule}"'))
+        async with open_ledger(tmp_path / f"{rule}.sqlite") as ledger:
+            began = time.time()
+            job, _ = await intake.Intake(ledger, lambda config=config: config).handoff(handed)
+            assert job.order == 7 if by_step else began <= job.order <= time.time()
 
 
 @pytest.mark.parametrize("step", [2**63, -(10**400)], ids=["above", "below"])

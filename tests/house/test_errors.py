@@ -46,6 +46,7 @@ def test_the_remedy_of_the_list_stands_unless_a_better_one_is_given():
         (errno.ENOENT, "directory-missing", True),
         (errno.EMFILE, "too-many-files", True),
         (errno.ENOMEM, "memory-short", True),
+        (errno.EAGAIN, "memory-short", True),
         (errno.EXDEV, "os-error", False),
     ],
 )

@@ -6,7 +6,8 @@ import trio.testing
 from jobs_kit import PATHS
 from scheduler_kit import START
 
-from smdaemon.errors import ConfigError, DropError
+from smdaemon.errors import ConfigError, DropError, EnvironmentFault
+from smdaemon.jobs.job import Publication
 from smdaemon.jobs.scheduler import ModelPolicy
 from smdaemon.jobs.states import Event, State
 
@@ -62,6 +63,22 @@ async def test_a_commit_is_not_cancelled(build, autojump_clock):
     assert caught.value.code == "job-not-cancellable"
     await house.until(job, State.PUBLISHED)
     with pytest.raises(ConfigError, match="is published already") as caught:
+        await house.scheduler.cancel(job.id)
+    assert caught.value.code == "job-not-cancellable"
+
+
+async def test_what_may_be_published_already_is_not_cancelled(build, autojump_clock):
+    """The rename was done and its sync failed: a version that servers see is not told to be cancelled."""
+
+    async def failing(job, attempt):
+        for step in (Event.STAGE, Event.WRITE, Event.VERIFY):
+            await attempt.enter(step)
+        await attempt.enter(Event.COMMIT, publication=Publication("1/2-3-4"))
+        raise EnvironmentFault("io-error", "syncing the publish directory", retryable=True)
+
+    house = build(failing)
+    job = await house.until(await house.accept(), State.WAITING)
+    with pytest.raises(ConfigError, match="may be there already") as caught:
         await house.scheduler.cancel(job.id)
     assert caught.value.code == "job-not-cancellable"
 
