@@ -16,8 +16,9 @@ def test_a_move_is_in_the_table_or_impossible(state, event):
     if (state, event) in TRANSITIONS:
         assert advance(state, event) is TRANSITIONS[state, event]
     else:
-        with pytest.raises(ImpossibleMoveError, match=f"'{state}' cannot move by '{event}'"):
+        with pytest.raises(ImpossibleMoveError, match=f"'{state}' cannot move by '{event}'") as caught:
             advance(state, event)
+        assert caught.value.state is state
 
 
 def test_the_straight_way_leads_from_detected_to_published():

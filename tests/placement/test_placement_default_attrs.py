@@ -57,6 +57,19 @@ def _check(content, expected_at_least):
         assert list(ours.graph_def.library.function) == list(theirs.graph_def.library.function)
 
 
+def test_defaults_are_known_without_the_ops_of_the_graph():
+    """By the table of TensorFlow's own; an op that it does not know, and a function of the graph's, keep their attrs."""
+    meta_graph = MetaGraphDef()
+    meta_graph.graph_def.library.function.add().signature.name = "MatMul2"
+    for op in ("MatMul", "MatMul", "NobodysOp", "MatMul2"):
+        attrs = meta_graph.graph_def.node.add(name=f"n{len(meta_graph.graph_def.node)}", op=op).attr
+        attrs["transpose_a"].b, attrs["transpose_b"].b = False, True
+    assert strip_default_attrs(meta_graph) == 2
+    kept = [sorted(node.attr) for node in meta_graph.graph_def.node]
+    assert kept == [["transpose_b"], ["transpose_b"], ["transpose_a", "transpose_b"], ["transpose_a", "transpose_b"]]
+    assert meta_graph.meta_info_def.stripped_default_attrs
+
+
 @pytest.mark.parametrize("name", FIXTURES)
 def test_shipped_models_are_stripped_as_by_tensorflow(shared, name):
     """No node differs, by the ops that the model carries as by the table."""

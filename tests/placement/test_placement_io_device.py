@@ -48,8 +48,10 @@ def test_what_is_no_device_is_refused(tmp_path, text):
 @pytest.mark.parametrize("text", ["/gpu:0", "/job:localhost/device:GPU:0", "/device:TPU:1"])
 def test_accelerators_are_refused(text):
     """They touch no files: TensorFlow quietly takes a CPU instead where soft placement lets it."""
-    with pytest.raises(DropError, match="cannot touch the file system"):
+    with pytest.raises(DropError, match="cannot touch the file system") as caught:
         validate_io_device(text)
+    assert caught.value.code == "device-invalid"
+    assert "'/job:localhost', or its CPU" in caught.value.remedy
 
 
 @pytest.mark.parametrize("text", ["/job:worker/task:7", "/job:chief/cpu:0"])

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from smdaemon.errors import DropError
 from smdaemon.placement import DeviceName, parse_device, parse_policy
+from smdaemon.placement.names import LONGEST_NAME
 
+LONG = "a" * (LONGEST_NAME - len("/job:"))
 FULL = "/job:worker/replica:0/task:1/device:GPU:2"
 
 CANONICAL = {
@@ -154,6 +156,16 @@ def test_names_merge_as_nested_scopes(outer, inner):
         ("remap:/task:0=/gpu:0,/job:worker=/gpu:1", FULL, "/device:GPU:1"),
         ("remap:/device:gpu:2=/gpu:0", FULL, "/device:GPU:0"),
         ("remap:/job:ps=/cpu:0", "/gpu:0", "/gpu:0"),
+        ("remap:/replica:0=/cpu:0", FULL, "/device:CPU:0"),
+        ("remap:/replica:1=/cpu:0", FULL, FULL),
+        ("remap:/device:GPU:1=/cpu:0", FULL, FULL),
+        ("remap:/job:ps/gpu:2=/cpu:0", FULL, FULL),
+        ("remap:/device:cpu:1=/gpu:0", "/device:CPU:1", "/device:GPU:0"),
+        ("remap:/cpu:1=/gpu:0", "/device:CPU:1", "/device:GPU:0"),
+        ("remap:/tpu:1=/gpu:0", "/device:TPU:1", "/device:GPU:0"),
+        ("remap:/device:Npu:0=/gpu:0", "/device:Npu:0", "/device:GPU:0"),
+        ("remap:" + ",".join(["/task:9=/gpu:0"] * 999 + ["/task:1=/gpu:1"]), "/task:1", "/device:GPU:1"),
+        (f"remap:/job:{LONG}=/gpu:0", f"/job:{LONG}", "/device:GPU:0"),
     ],
 )
 def test_policies_place_devices(policy, device, placed):
@@ -177,19 +189,24 @@ def test_policies_place_devices(policy, device, placed):
         "remap:/gpu:0/cpu:0=/gpu:0",
         "remap:/gpu:0=/gpu:1,",
         "strip:/gpu:0",
+        "strip:/gpu:0=/cpu:0",
+        "remap:/gpu:0:1=/cpu:0",
+        "remap:/gpu:0=/cpu:0=/cpu:1",
         "remap:" + "/gpu:0=/gpu:1," * 2000 + "/gpu:0=",
         "remap:" + "/job:" + "a" * 5000 + "=",
     ],
     ids=lambda text: repr(text[:30]),
 )
 def test_what_is_no_policy_is_refused(text):
-    """Where it is read, not where it is used."""
-    with pytest.raises(DropError) as caught:
+    """Where it is read, not where it is used; the message says what is wrong."""
+    with pytest.raises(DropError, match=r"is no |are more than|matches no device|names more than one") as caught:
         parse_policy(text)
     assert caught.value.code == "device-invalid"
 
 
-@pytest.mark.parametrize("text", ["keep", "strip", "soft", "remap:/job:ps*=/device:CPU:0,/device:GPU:*="])
+@pytest.mark.parametrize(
+    "text", ["keep", "strip", "soft", "remap:/job:ps*=/device:CPU:0,/device:GPU:*=", "remap:*=/device:CPU:0"]
+)
 def test_a_policy_prints_as_it_was_given(text):
     """So that answers and logs name it."""
     assert str(parse_policy(text)) == text

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from smdaemon.errors import DropError
 from smdaemon.placement import count_colocations, count_devices, device_places, parse_policy, place, strip_default_attrs
+from smdaemon.placement.names import LONGEST_NAME
 from smdaemon.placement.places import DEVICE_ATTRS
-from smdaemon.proto.tensorflow import MetaGraphDef, OpList, SavedModel, VariableDef
+from smdaemon.proto.tensorflow import MetaGraphDef, NodeDef, OpList, SavedModel, VariableDef
 
 GPU = "/job:worker/replica:0/task:1/device:GPU:1"
 SOFT = "/device:GPU:1"
@@ -127,6 +128,40 @@ def test_keep_changes_nothing():
     assert model == everywhere()
 
 
+def test_several_meta_graphs_are_placed_and_counted_together():
+    """What was done is the sum over all of them; a node that is bound to none hides none that is."""
+    model = everywhere()
+    model.meta_graphs.add().CopyFrom(model.meta_graphs[0])
+    for meta_graph in model.meta_graphs:
+        meta_graph.graph_def.node.insert(0, NodeDef(name="free", op="X"))
+    placed = place(model, parse_policy("strip"))
+    assert placed.changed == {where: 2 * number for where, number in COUNTS.items()}
+    assert (placed.colocations, placed.device_counts) == (4, 4)
+
+
+def test_constants_are_devices_only_where_a_call_goes_to_them():
+    """The first input of RemoteCall; what another op takes is data."""
+    meta_graph = MetaGraphDef()
+    nodes = meta_graph.graph_def.node
+    for name in ("target", "data"):
+        nodes.add(name=name, op="Const").attr["value"].tensor.string_val[:] = [b"odd", GPU.encode()]
+    nodes.add(name="call", op="RemoteCall", input=["target:0", "data"])
+    nodes.add(name="bare", op="RemoteCall")
+    nodes.add(name="other", op="Identity", input=["data"])
+    assert place(meta_graph, parse_policy("soft")).changed == {"targets": 1}
+    assert list(nodes[0].attr["value"].tensor.string_val) == [b"odd", SOFT.encode()]
+    assert list(nodes[1].attr["value"].tensor.string_val) == [b"odd", GPU.encode()]
+
+
+def test_text_that_only_begins_as_a_device_is_none():
+    """Nor is one that is longer than any name; one that is as long as a name may be is."""
+    long = "/job:" + "a" * (LONGEST_NAME - len("/job:"))
+    meta_graph = MetaGraphDef()
+    values = meta_graph.collection_def["x"].bytes_list.value
+    values[:] = [b"/nothing", b"/job:a/odd", f"{long}a".encode(), long.encode()]
+    assert count_devices(meta_graph) == {"collections": {long: 1}}
+
+
 def test_one_meta_graph_can_be_placed():
     """The builder places graphs before there is a model."""
     (meta_graph,) = everywhere().meta_graphs
@@ -179,6 +214,16 @@ def test_only_filters_and_leader_of_a_session_configuration_are_devices():
     assert count_devices(meta_graph) == {"configs": {"/job:worker": 1}}
     place(meta_graph, parse_policy("strip"))
     assert node.attr["config_proto"].s == other + experimental
+
+
+@pytest.mark.parametrize("field", [b"\x31" + b"/" * 8, b"\x35" + b"/" * 4, b"\x30\x2f"])
+def test_devices_behind_numbers_of_a_session_configuration_are_found(field):
+    """Numbers of fixed width and varints are passed over by their length, and stay."""
+    meta_graph = MetaGraphDef()
+    node = meta_graph.graph_def.node.add(name="n", op="X")
+    node.attr["config_proto"].s = field + FILTERS + field
+    assert place(meta_graph, parse_policy("strip")).changed == {"configs": 1}
+    assert node.attr["config_proto"].s == field + field
 
 
 @pytest.mark.parametrize("policy", ["strip", "soft", "remap:*=/cpu:0"])
