@@ -15,6 +15,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from smdaemon.errors import DropError
+from smdaemon.savedmodel.constants import OBJECT_ATTRIBUTES
 from smdaemon.savedmodel.functions import GraphFunction
 from smdaemon.savedmodel.object_graph import checkpoint_key, is_trainable
 from smdaemon.savedmodel.tree import ROOT_RESERVED
@@ -186,8 +187,7 @@ def _children(node: Node) -> Iterator[tuple[str, Any]]:
     value = node.value
     if isinstance(value, Mapping):
         for key, child in value.items():
-            if not isinstance(key, str) or not key or "\0" in key:
-                raise DropError("name-invalid", f"{'/'.join(node.path)!r} has the key {key!r}, which can be no name")
+            _check_key(node, key)
             if kind_of(child) is not None:
                 yield key, child
     elif isinstance(value, list | tuple):
@@ -198,6 +198,15 @@ def _children(node: Node) -> Iterator[tuple[str, Any]]:
             # the prefix is TensorFlow's own
             if not name.startswith("_self_") and kind_of(child) is not None:
                 yield name, child
+
+
+def _check_key(node: Node, key: Any) -> None:
+    """DropError `name-invalid` for a key that can be no name in the tree; see `tree.nest`."""
+    held = f"{'/'.join(node.path)!r} has the key {key!r}"
+    if not isinstance(key, str) or not key or "\0" in key:
+        raise DropError("name-invalid", f"{held}, which can be no name")
+    if key.endswith(OBJECT_ATTRIBUTES):
+        raise DropError("name-invalid", f"{held}, which ends with {OBJECT_ATTRIBUTES!r}")
 
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\/>-]", re.ASCII)

@@ -9,6 +9,7 @@ EXPORT_DIR/fingerprint.pb                            hashes of the other files
 EXPORT_DIR/saved_model.pb (or .pbtxt)                the meta graphs; written last: with it the export is whole
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -306,6 +307,9 @@ def open_asset(source: Path) -> Iterator[int]:
     try:
         descriptor = open_regular(source, follow=False)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            message = f"the asset {str(source)!r} is a link"
+            raise DropError("asset-invalid", message, remedy="name the file that it leads to") from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DropError("asset-invalid", f"the asset {str(source)!r} cannot be read: {reason.lower()}") from error
     try:

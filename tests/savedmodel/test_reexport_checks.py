@@ -1,5 +1,8 @@
 """What a re-export refuses and what it leaves alone."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
@@ -220,3 +223,18 @@ def test_a_damaged_template_is_an_error_of_ours(affine, tmp_path, name):
         except DropError as error:
             codes.add(error.code)
     assert codes
+
+
+def test_assets_that_cannot_be_listed_are_an_error_and_not_lost(affine, monkeypatch):
+    """A folder of another user's, or on a disk that fails: the version would lack its warm-up requests. None at all is none."""
+    assert reexport(affine, tensors_named(GOOD)).assets_extra == {}
+    scandir = os.scandir
+
+    def failing(path):
+        if str(path).endswith("assets.extra"):
+            raise PermissionError(errno.EACCES, "no", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(PermissionError):
+        reexport(affine, tensors_named(GOOD))
