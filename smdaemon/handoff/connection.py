@@ -12,7 +12,7 @@ from typing import Protocol
 
 import trio
 
-from smdaemon.errors import DropError, SmdaemonError
+from smdaemon.errors import DropError, SmdaemonError, shortage
 from smdaemon.handoff import protocol
 from smdaemon.handoff.holdings import Committed, Held, Holdings
 from smdaemon.handoff.memory import PAGE_BYTES, adopted_segment, make_segment
@@ -86,6 +86,8 @@ class Connection:
                 _log.warning("trainer disconnected", trainer=self.name, code=error.code, reason=error.message)
         except* OSError as group:
             _log.info("connection broken", trainer=self.name, reason=str(group.exceptions[0]))
+        except* Exception as group:  # noqa: BLE001 - whatever a trainer has said ends its own connection, never the daemon
+            _log.error("bug in a connection", trainer=self.name, exc_info=group)
         finally:
             self._forget_queued()
 
@@ -196,9 +198,12 @@ class Connection:
             except BaseException:
                 holdings.unclaim(nbytes)
                 raise
-        except SmdaemonError as error:
-            _log.warning("segment refused", trainer=self.name, code=error.code, reason=error.message)
-            self.send(Refused(message.request, error.code, error.message, error.remedy))
+        except Exception as error:
+            refusal = error if isinstance(error, SmdaemonError) else shortage(error)
+            if refusal is None:
+                raise
+            _log.warning("segment refused", trainer=self.name, code=refusal.code, reason=refusal.message)
+            self.send(Refused(message.request, refusal.code, refusal.message, refusal.remedy))
             return
         held = holdings.add(segment, self)
         self.send(Lease(message.request, held.number, segment.nbytes), segment.fd)

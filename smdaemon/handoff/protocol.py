@@ -248,7 +248,8 @@ def decode(packet: bytes, fds: int = 0) -> Message:
         told = json.loads(packet)
     except (ValueError, RecursionError) as error:
         raise DropError("handoff-protocol", f"a packet of {len(packet)} bytes is no JSON: {error}") from error
-    kind = _TYPES.get(told.pop("type", None)) if isinstance(told, dict) else None
+    name = told.pop("type", None) if isinstance(told, dict) else None
+    kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
         raise DropError("handoff-protocol", "a packet is of no known type")
     message = kind(**_checked(kind, told))

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from smdaemon.errors import EnvironmentFault, SmdaemonError
 from smdaemon.handoff.exports import Handed
@@ -47,6 +48,22 @@ async def test_only_what_is_accepted_is_counted(started):
             if line.startswith("smdaemon_handoff_stall_seconds_count")
         ]
         assert stalls == ['smdaemon_handoff_stall_seconds_count{model="ranker"} 1.0']
+
+
+async def test_a_job_that_the_journal_cannot_cancel_now_stays(started, monkeypatch):
+    """A full disk is the operator's to see; the trainer's connection and the daemon go on."""
+
+    async def full(_job):
+        raise EnvironmentFault("disk-full", "the journal cannot be written", retryable=True)
+
+    async with started(daemon=HANDOFF) as running:
+        handoffs = running.daemon._handoffs
+        monkeypatch.setattr(handoffs, "_cancel", full)
+        with capture_logs() as logs:
+            await handoffs.cancel(1)
+    assert [(line["event"], line["code"]) for line in logs if "code" in line] == [
+        ("handoff not cancelled", "disk-full")
+    ]
 
 
 async def test_a_step_of_the_clock_does_not_end_the_grace(started, monkeypatch):

@@ -1,5 +1,6 @@
 """The handoff server and its trainers: leases, commits, ends; and trainers that do what they must not."""
 
+import errno
 import os
 
 import pytest
@@ -8,6 +9,7 @@ from handoff_kit import Jobs, plan_of, serving
 from structlog.testing import capture_logs
 
 from smdaemon.errors import DropError
+from smdaemon.handoff import connection as connection_module
 from smdaemon.handoff import protocol
 from smdaemon.handoff import server as server_module
 from smdaemon.handoff.exports import Ended
@@ -211,6 +213,11 @@ async def offend_by_noise(trainer, _segment):
     await trainer.send_packet(b"noise")
 
 
+async def offend_by_a_type_that_is_no_text(trainer, _segment):
+    """What no table can look up."""
+    await trainer.send_packet(b'{"type": []}')
+
+
 async def offend_by_order(trainer, segment):
     """A commit without a begin."""
     fd = make_plan(plan_of(4))
@@ -291,6 +298,46 @@ async def test_whoever_does_what_he_must_not_is_disconnected_alone(tmp_path, off
         if last is None:
             assert server.trainers == 1
             assert server.holdings.used_bytes == PAGE_BYTES
+
+
+async def test_a_bug_in_a_connection_ends_that_connection(tmp_path):
+    """It is logged with its traceback; the export goes on, and so do the others."""
+
+    class Broken(Jobs):
+        async def cancel(self, job):
+            raise ZeroDivisionError(job)
+
+    async with serving(tmp_path, Broken()) as (server, connect):
+        good, bad = await connect(), await connect()
+        await bad.committed("e1", await bad.leased())
+        assert isinstance(await bad.receive(), Accepted)
+        with capture_logs() as logs:
+            await bad.send(Cancel("e1"))
+            assert await bad.receive() is None
+            await good.leased()
+        assert server.trainers == 1
+        assert list(server.holdings.exports) == ["e1"]
+    assert [line["event"] for line in logs if line.get("exc_info")] == ["bug in a connection"]
+
+
+@pytest.mark.parametrize(
+    "shortage", [OSError(errno.EMFILE, "files"), MemoryError(), RuntimeError("can't start new thread")], ids=repr
+)
+async def test_what_the_machine_is_short_of_refuses_a_segment(tmp_path, monkeypatch, shortage):
+    """The trainer stays connected, and has its segment when there is one."""
+
+    def short(_nbytes):
+        raise shortage
+
+    async with serving(tmp_path, Jobs()) as (server, connect):
+        trainer = await connect()
+        with monkeypatch.context() as machine:
+            machine.setattr(connection_module, "make_segment", short)
+            await trainer.send(protocol.Reserve(1, PAGE_BYTES))
+            refused = await trainer.receive()
+        assert refused.code == ("too-many-files" if isinstance(shortage, OSError) else "memory-short")
+        assert server.holdings.used_bytes == 0
+        await trainer.leased()
 
 
 async def test_another_protocol_is_refused_with_the_remedy(tmp_path):
