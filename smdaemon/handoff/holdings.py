@@ -121,8 +121,8 @@ class Holdings:
         held.state = advance(held.state, SegmentEvent.CANCEL)
         held.export = ""
 
-    def release(self, export: str) -> Held | None:
-        """The export has ended; its segment, free again, or None where its trainer is gone and so the segment goes, too."""
+    def release(self, export: str) -> None:
+        """The export has ended: its segment is free again, or goes where its trainer is gone."""
         committed = self.exports.pop(export)
         os.close(committed.plan)
         self.on_freed(export)
@@ -131,8 +131,6 @@ class Holdings:
         held.export = ""
         if held.owner is None:
             self._drop(held)
-            return None
-        return held
 
     def give_back(self, held: Held) -> None:
         """The trainer has no use for it."""

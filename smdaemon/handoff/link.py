@@ -28,7 +28,6 @@ from smdaemon.handoff.protocol import (
     Message,
     Offer,
     Refused,
-    Release,
     Reserve,
     Return,
     commit_fields,
@@ -270,12 +269,6 @@ class Link:
         with self.changed:
             if isinstance(message, Refused):
                 ended = self._refused(message)
-            elif isinstance(message, Release):
-                for leased in self._leased:
-                    # an older daemon answers a Cancel, too: by then the segment may be another save's, which is not committed yet
-                    released = leased.number == message.segment and leased.channel is self._channel
-                    if released and leased.commit is not None:
-                        leased.clear()
             elif isinstance(message, Accepted | Done | Fail) and message.export in self._exports:
                 ended = self._told_of_export(message)
             self.changed.notify_all()
@@ -283,11 +276,12 @@ class Link:
             self._on_ended(*ended)
 
     def _told_of_export(self, message: Accepted | Done | Fail) -> tuple[Handle, Outcome] | None:
-        handle, _ = self._exports[message.export]
+        handle, leased = self._exports[message.export]
         if isinstance(message, Accepted):
             handle.job = message.job
             return None
         del self._exports[message.export]
+        leased.clear()
         if isinstance(message, Done):
             return handle, Outcome("published", message.version, message.export_dir)
         return handle, Outcome("failed", code=message.code, message=message.message, remedy=message.remedy)

@@ -6,14 +6,17 @@ import threading
 
 import numpy as np
 import pytest
+import trio
 from handoff_kit import PATIENCE_SECONDS, Jobs, attached, handed_over, in_thread, serving, until
 
 from smdaemon.errors import EnvironmentFault
-from smdaemon.handoff import attach, memory
+from smdaemon.handoff import attach, memory, protocol
+from smdaemon.handoff.exports import Ended
 from smdaemon.handoff.handle import Handle
 from smdaemon.handoff.holdings import SEGMENTS_LIMIT
 from smdaemon.handoff.link import Link
-from smdaemon.handoff.memory import Segment
+from smdaemon.handoff.memory import PAGE_BYTES, Segment
+from smdaemon.handoff.protocol import Done
 
 
 def tree(value):
@@ -38,6 +41,48 @@ async def test_a_save_that_is_given_up_frees_nothing_of_the_next(tmp_path):
             await in_thread(sidecar.save, step, tree(step), model="m")
         assert ((await handed_over(server, saved))["w"] == 2).all()
         assert sidecar.counts == {"staged": 2, "skipped": 1}
+
+
+async def test_an_end_that_is_lost_with_the_connection_is_told_on_the_next(tmp_path, monkeypatch):
+    """Whatever came before it: as long as the trainer does not know how its export ended, it offers it again."""
+    lost, jobs, encode = [], Jobs(), protocol.encode
+
+    def losing(message):
+        if isinstance(message, Done) and not lost:
+            lost.append(message)
+            raise BrokenPipeError
+        return encode(message)
+
+    async with serving(tmp_path, jobs) as (server, _), attached(tmp_path) as sidecar:
+        saved = await in_thread(sidecar.save, 1, tree(1), model="m")
+        await until(lambda: saved.job is not None)
+        jobs.known[saved.export] = Ended(version=7)
+        monkeypatch.setattr(protocol, "encode", losing)
+        server.ended(saved.export, Ended(version=7))
+        assert (await in_thread(saved.result, PATIENCE_SECONDS)).version == 7
+        assert lost
+
+
+async def test_who_knows_how_a_save_ended_can_save_again(tmp_path):
+    """Also where there is memory for one segment only: it is free before the handle tells."""
+    async with serving(tmp_path, Jobs(), budget=PAGE_BYTES) as (server, _), attached(tmp_path) as sidecar:
+
+        def training():
+            return [sidecar.save(step, tree(step), model="m").result(PATIENCE_SECONDS).state for step in range(20)]
+
+        states = []
+
+        async def ending():
+            while not states:
+                for export, committed in list(server.holdings.exports.items()):
+                    if committed.job:
+                        server.ended(export, Ended(version=1))
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ending)
+            states += await in_thread(training)
+        assert states == ["published"] * 20
 
 
 def in_trainer(refuse):

@@ -14,7 +14,7 @@ from smdaemon.handoff import protocol
 from smdaemon.handoff import server as server_module
 from smdaemon.handoff.exports import Ended
 from smdaemon.handoff.memory import PAGE_BYTES, make_plan, make_segment
-from smdaemon.handoff.protocol import Accepted, Begin, Cancel, Commit, Done, Fail, Hello, Lease, Offer, Refused, Release
+from smdaemon.handoff.protocol import Accepted, Begin, Cancel, Commit, Done, Fail, Hello, Lease, Offer, Refused
 
 
 async def test_a_commit_becomes_a_job_and_its_end_is_told(tmp_path):
@@ -29,7 +29,6 @@ async def test_a_commit_becomes_a_job_and_its_end_is_told(tmp_path):
         assert (handed.trainer, handed.model, handed.step, handed.options) == ("t", "m", 1, {"tags": ["serve"]})
         assert (handed.stall_seconds, handed.skipped) == (0.0015, 2)
         server.ended("e1", Ended(version=7, export_dir="/models/7"))
-        assert await trainer.receive() == Release(segment)
         assert await trainer.receive() == Done("e1", 7, "/models/7")
         assert not server.holdings.exports
         await trainer.committed("e2", segment)
@@ -42,7 +41,6 @@ async def test_an_export_that_is_refused_frees_its_segment(tmp_path):
         trainer = await connect()
         segment = await trainer.leased()
         await trainer.committed("e1", segment)
-        assert await trainer.receive() == Release(segment)
         failed = await trainer.receive()
         assert isinstance(failed, Fail)
         assert (failed.export, failed.code, failed.message) == ("e1", "request-invalid", "no")
@@ -57,8 +55,7 @@ async def test_a_bug_at_an_export_fails_it_alone(tmp_path):
         segment = await trainer.leased()
         with capture_logs() as logs:
             await trainer.committed("e1", segment)
-            assert await trainer.receive() == Release(segment)
-        failed = await trainer.receive()
+            failed = await trainer.receive()
         assert (failed.export, failed.code, failed.message) == ("e1", "internal-error", "ZeroDivisionError: bug")
         assert not server.holdings.exports
     assert [line["event"] for line in logs if line.get("exc_info")] == ["internal error"]
@@ -74,7 +71,6 @@ async def test_a_plan_that_lies_fails_its_export_alone(tmp_path):
         trainer.fds.append(lie)
         await trainer.send(Begin("e1", segment))
         await trainer.send(Commit("e1", segment, 64, "m"), lie)
-        assert isinstance(await trainer.receive(), Release)
         assert (await trainer.receive()).code == "handoff-protocol"
         assert not jobs.accepted
         await trainer.committed("e2", segment)
@@ -167,7 +163,6 @@ async def test_what_an_earlier_daemon_leased_is_offered_to_the_next(tmp_path):
         assert await trainer.receive() == Accepted("e1", 1)
         assert jobs.accepted[0].step == 3
         server.ended("e1", Ended(code="disk-full", message="m", remedy="r"))
-        assert await trainer.receive() == Release(lease.segment)
         assert await trainer.receive() == Fail("e1", "disk-full", "m", "r")
         os.close(plan)
     made.close()
@@ -180,8 +175,8 @@ async def test_an_export_that_ended_meanwhile_is_told_when_it_is_offered(tmp_pat
     async with serving(tmp_path, jobs) as (_, connect):
         trainer = await connect()
         await trainer.send(Offer(5, PAGE_BYTES, protocol.commit_fields(Commit("e1", 1, 64, "m"))), made.fd, plan)
-        told = [await trainer.receive() for _ in range(4)]
-        assert [type(each) for each in told] == [Lease, Accepted, Release, Done]
+        told = [await trainer.receive() for _ in range(3)]
+        assert [type(each) for each in told] == [Lease, Accepted, Done]
     made.close()
     os.close(plan)
 
@@ -203,7 +198,7 @@ async def test_an_export_that_is_held_already_is_taken_over(tmp_path):
         assert await again.receive() == Accepted("e1", 1)
         assert (len(jobs.accepted), server.holdings.used_bytes) == (1, PAGE_BYTES)
         server.ended("e1", Ended(version=1))
-        assert isinstance(await again.receive(), Release)
+        assert await again.receive() == Done("e1", 1, "")
         os.close(segment_fd)
         os.close(plan_fd)
 
@@ -264,7 +259,7 @@ async def offend_by_a_committed_offer_without_plan(trainer, _segment):
 
 async def offend_by_the_daemons_words(trainer, segment):
     """A message that only the daemon sends."""
-    await trainer.send(Release(segment))
+    await trainer.send(Accepted("e1", segment))
 
 
 async def offend_by_a_second_hello(trainer, _segment):
@@ -288,10 +283,8 @@ async def test_whoever_does_what_he_must_not_is_disconnected_alone(tmp_path, off
         good, bad = await connect(), await connect()
         segment = await bad.leased()
         await offence(bad, segment)
-        while (last := await bad.receive()) is not None:  # an answer to the export may come before the end
-            assert isinstance(last, Release | Fail)
-            if isinstance(last, Fail):
-                break
+        last = await bad.receive()  # the end, or the answer to an export
+        assert last is None or isinstance(last, Fail)
         assert not jobs.accepted
         await good.committed("e9", await good.leased())
         assert isinstance(await good.receive(), Accepted)
@@ -383,7 +376,6 @@ async def test_a_long_reason_is_told_as_far_as_a_message_goes(tmp_path):
     async with serving(tmp_path, Jobs(refuse=DropError("request-invalid", reason, remedy=reason))) as (_, connect):
         trainer = await connect()
         await trainer.committed("e1", await trainer.leased())
-        assert isinstance(await trainer.receive(), Release)
         failed = await trainer.receive()
         assert failed.code == "request-invalid"
         assert reason.startswith(failed.message)
