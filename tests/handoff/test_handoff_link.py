@@ -11,6 +11,7 @@ from handoff_kit import PATIENCE_SECONDS, Jobs, attached, handed_over, in_thread
 
 from smdaemon.errors import EnvironmentFault
 from smdaemon.handoff import attach, memory, protocol
+from smdaemon.handoff import link as link_module
 from smdaemon.handoff.exports import Ended
 from smdaemon.handoff.handle import Handle
 from smdaemon.handoff.holdings import SEGMENTS_LIMIT
@@ -174,6 +175,55 @@ def test_without_a_descriptor_for_a_connection_training_goes_on(tmp_path, monkey
     with monkeypatch.context() as short:
         short.setattr(socket, "socket", refused)
         sidecar = attach(tmp_path / "handoff.sock")
+        assert sidecar.save(1, tree(1), model="m").result(0).code == "too-many-files"
     with sidecar:
         assert sidecar._link._thread.is_alive()
-        assert sidecar.save(1, tree(1), model="m").result(0).code == "handoff-away"
+
+
+async def test_a_daemon_that_does_not_want_us_any_more_says_why(tmp_path, caplog):
+    """A user who was removed, say: each save has the daemon's reason, and the log has it once."""
+    welcome = [True]
+    async with (
+        serving(tmp_path, Jobs(), may_connect=lambda _uid: welcome[0]) as (server, _),
+        attached(tmp_path) as sidecar,
+    ):
+        welcome[0] = False
+        (connection,) = server._connections
+        connection._scope.cancel()
+        link = sidecar._link
+        await until(lambda: link._absence.code == "handoff-refused")
+        refused = link._absence
+        await until(lambda: link._absence is not refused)  # it has tried again
+        outcome = (await in_thread(sidecar.save, 1, tree(1), model="m")).result(0)
+        assert (outcome.state, outcome.code) == ("skipped", "handoff-refused")
+        assert "may not hand tensors over" in outcome.message
+        warned = [record for record in caplog.records if "not connected" in record.message]
+        assert [record.levelname for record in warned] == ["WARNING"]
+        welcome[0] = True
+        await until(lambda: sidecar.connected)
+        assert (await in_thread(sidecar.save, 2, tree(2), model="m")).result(0).state == "pending"
+
+
+async def test_a_link_that_is_closed_stays_closed(tmp_path, monkeypatch):
+    """Also where its thread was about to connect again, or was being greeted: the daemon holds no segment of it."""
+    greeted, may_go_on = threading.Event(), threading.Event()
+
+    class Slow(link_module.Channel):
+        def __init__(self, *args):
+            super().__init__(*args)
+            greeted.set()
+            may_go_on.wait(PATIENCE_SECONDS)
+
+    async with serving(tmp_path, Jobs()) as (server, _):
+        sidecar = await in_thread(attach, tmp_path / "handoff.sock")
+        await in_thread(sidecar.save, 1, tree(1), model="m")
+        monkeypatch.setattr(link_module, "Channel", Slow)
+        (connection,) = server._connections
+        connection._scope.cancel()
+        await until(greeted.is_set)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(in_thread, sidecar.close)
+            await until(sidecar._link._closing.is_set)
+            may_go_on.set()
+        await until(lambda: server.trainers == 0)
+        assert not sidecar.connected
