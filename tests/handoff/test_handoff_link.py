@@ -1,6 +1,7 @@
 """The trainer's link: segments that are taken, given up and lost; whatever a save or a daemon does, training goes on."""
 
 import errno
+import select
 import socket
 import threading
 
@@ -9,7 +10,7 @@ import pytest
 import trio
 from handoff_kit import PATIENCE_SECONDS, Jobs, attached, handed_over, in_thread, serving, until
 
-from smdaemon.errors import EnvironmentFault
+from smdaemon.errors import DropError, EnvironmentFault
 from smdaemon.handoff import attach, memory, protocol
 from smdaemon.handoff import link as link_module
 from smdaemon.handoff.exports import Ended
@@ -17,7 +18,7 @@ from smdaemon.handoff.handle import Handle
 from smdaemon.handoff.holdings import SEGMENTS_LIMIT
 from smdaemon.handoff.link import Link
 from smdaemon.handoff.memory import PAGE_BYTES, Segment
-from smdaemon.handoff.protocol import Done
+from smdaemon.handoff.protocol import Done, Refused
 
 
 def tree(value):
@@ -202,6 +203,36 @@ async def test_a_daemon_that_does_not_want_us_any_more_says_why(tmp_path, caplog
         welcome[0] = True
         await until(lambda: sidecar.connected)
         assert (await in_thread(sidecar.save, 2, tree(2), model="m")).result(0).state == "pending"
+
+
+@pytest.mark.parametrize("when", ["before the hello", "after it"])
+def test_a_refusal_is_read_whenever_the_daemon_hangs_up(tmp_path, monkeypatch, when):
+    """It reads nothing of one whom it refuses: his hello meets nobody, or makes a reset of the end."""
+    closed, encode = threading.Event(), protocol.encode
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(str(tmp_path / "handoff.sock"))
+    listener.listen()
+
+    def refusing():
+        stream, _ = listener.accept()
+        with stream:
+            stream.send(encode(Refused(0, "handoff-refused", "not you", "")))
+            if when == "after it":
+                select.select([stream], [], [])
+        closed.set()
+
+    def late(message):
+        if when == "before the hello":
+            closed.wait(PATIENCE_SECONDS)
+        return encode(message)
+
+    monkeypatch.setattr(protocol, "encode", late)
+    daemon = threading.Thread(target=refusing)
+    daemon.start()
+    with listener, pytest.raises(DropError) as refused:
+        attach(tmp_path / "handoff.sock")
+    daemon.join()
+    assert (refused.value.code, refused.value.message) == ("handoff-refused", "not you")
 
 
 async def test_a_link_that_is_closed_stays_closed(tmp_path, monkeypatch):
