@@ -34,7 +34,7 @@ class Channel:
                 BrokenPipeError, ConnectionResetError
             ):  # who refuses us may be gone already: his words are there
                 self._socket.send(protocol.encode(hello))
-            self.welcome = self._greeted()
+            self._check_greeting()
             self._socket.settimeout(None)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
         except OSError as error:
@@ -85,13 +85,13 @@ class Channel:
         finally:
             self._socket.close()
 
-    def _greeted(self) -> Welcome:
+    def _check_greeting(self) -> None:
         received = self.receive()
         if received is None:
             raise ConnectionResetError("it hung up")
         match received[0]:
-            case Welcome(protocol=version) as welcome if version == PROTOCOL:
-                return welcome
+            case Welcome(protocol=version) if version == PROTOCOL:
+                return
             case Refused() as refused:
                 raise DropError(known_code(refused.code), refused.message, remedy=refused.remedy or None)
             case other:

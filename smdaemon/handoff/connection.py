@@ -69,7 +69,6 @@ class Connection:
         self._server = server
         self._outgoing, self._queue = trio.open_memory_channel[tuple[Message, int]](_QUEUED_MESSAGES)
         self._scope = trio.CancelScope()
-        self._reserving = 0
 
     async def run(self) -> None:
         """Serve until the trainer is gone or does what it must not."""
@@ -196,7 +195,7 @@ class Connection:
                 segment = await trio.to_thread.run_sync(make_segment, nbytes)
                 segment.unmap()  # the pages stay; this process has no use for its view of them
             except BaseException:
-                holdings.unclaim(nbytes)
+                holdings.unclaim(nbytes, self)
                 raise
         except Exception as error:
             refusal = error if isinstance(error, SmdaemonError) else shortage(error)

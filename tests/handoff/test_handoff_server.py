@@ -13,6 +13,7 @@ from smdaemon.handoff import connection as connection_module
 from smdaemon.handoff import protocol
 from smdaemon.handoff import server as server_module
 from smdaemon.handoff.exports import Ended
+from smdaemon.handoff.holdings import SEGMENTS_LIMIT
 from smdaemon.handoff.memory import PAGE_BYTES, make_plan, make_segment
 from smdaemon.handoff.protocol import Accepted, Begin, Cancel, Commit, Done, Fail, Hello, Lease, Offer, Refused
 
@@ -90,6 +91,20 @@ async def test_the_budget_refuses_with_a_code_and_gives_back(tmp_path):
         await first.leased(PAGE_BYTES)  # answered after the return was obeyed
         await second.leased(2 * PAGE_BYTES)
         assert server.holdings.used_bytes == 3 * PAGE_BYTES
+
+
+async def test_a_trainer_has_so_many_segments_and_no_more(tmp_path):
+    """Also where it asks for many at once: those that are being made count."""
+    async with serving(tmp_path, Jobs()) as (server, connect):
+        trainer, other = await connect(), await connect()
+        for number in range(60):
+            await trainer.send(protocol.Reserve(number, PAGE_BYTES))
+        answers = [await trainer.receive() for _ in range(60)]
+        assert server.holdings.segments == sum(isinstance(each, Lease) for each in answers) == SEGMENTS_LIMIT
+        assert {each.code for each in answers if isinstance(each, Refused)} == {"handoff-busy"}
+        await trainer.send(protocol.Return(next(each.segment for each in answers if isinstance(each, Lease))))
+        await trainer.leased()
+        await other.leased()
 
 
 @pytest.mark.parametrize("nbytes", [0, -5])
