@@ -133,6 +133,7 @@ class Handoffs:
             saves=self.saves,
             skipped=self.skipped,
             last_stall_seconds=self.last_stall_seconds,
+            refused=self.holdings.refused,
         )
 
     def _count(self, handed: Handed, model: str) -> None:

@@ -201,11 +201,15 @@ class Connection:
             refusal = error if isinstance(error, SmdaemonError) else shortage(error)
             if refusal is None:
                 raise
-            _log.warning("segment refused", trainer=self.name, code=refusal.code, reason=refusal.message)
-            self.send(Refused(message.request, refusal.code, refusal.message, refusal.remedy))
+            self._refuse(message.request, refusal)
             return
         held = holdings.add(segment, self)
         self.send(Lease(message.request, held.number, segment.nbytes), segment.fd)
+
+    def _refuse(self, request: int, error: SmdaemonError) -> None:
+        self._server.holdings.refused += 1
+        _log.warning("segment refused", trainer=self.name, code=error.code, reason=error.message)
+        self.send(Refused(request, error.code, error.message, error.remedy))
 
     async def _adopt(self, message: Offer, fds: list[int]) -> None:
         """Take over what an earlier daemon leased, and what was committed with it."""
@@ -223,7 +227,7 @@ class Connection:
             holdings.claim(segment.nbytes, self)
         except SmdaemonError as error:
             segment.close()
-            self.send(Refused(message.request, error.code, error.message, error.remedy))
+            self._refuse(message.request, error)
             return
         held = holdings.add(segment, self)
         self.send(Lease(message.request, held.number, segment.nbytes), segment.fd)

@@ -56,6 +56,8 @@ class Holdings:
     on_committed: Callable[[Committed], None] = lambda _export: None
     on_freed: Callable[[str], None] = lambda _export: None
     used_bytes: int = 0
+    refused: int = 0
+    """Segments that trainers asked for, or offered, and were refused."""
     exports: dict[str, Committed] = field(default_factory=dict)
     _numbers: "count[int]" = field(default_factory=lambda: count(1))
     _held: dict[int, Held] = field(default_factory=dict)
