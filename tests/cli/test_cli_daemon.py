@@ -324,7 +324,9 @@ def test_socket_option_beats_the_environment(server, capsys, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("address", ["https://localhost", "http://localhost", "http://h:port", "ftp://x"])
+@pytest.mark.parametrize(
+    "address", ["https://localhost", "http://localhost", "http://h:port", "http://[::1", "ftp://x"]
+)
 def test_bad_addresses(address):
     """An address that is no path and no URL of http or https with a port is a usage error."""
     with pytest.raises(ConfigError, match="is not understood") as caught:
