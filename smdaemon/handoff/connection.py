@@ -167,10 +167,7 @@ class Connection:
                     holdings.begin(holdings.of(message.segment, self), message.export)
                 case Commit():
                     held = holdings.of(message.segment, self)
-                    if held.export != message.export or not 0 < message.bytes <= held.segment.nbytes:
-                        raise DropError(
-                            "handoff-protocol", f"segment {message.segment} is not filled for {message.export!r}"
-                        )
+                    _check_filled(held, message)
                     await self._server.commit(self, held, message, fds.pop())
                 case Cancel():
                     await self._cancel(message.export)
@@ -234,6 +231,7 @@ class Connection:
         if commit is not None:
             _check_name(commit.export)
             holdings.begin(held, commit.export)
+            _check_filled(held, commit)
             await self._server.commit(self, held, commit, fds.pop(0))
 
     def _take_over(self, committed: Committed, request: int) -> None:
@@ -264,6 +262,12 @@ def _check_name(export: str) -> None:
         or not export.isascii()
     ):
         raise DropError("handoff-protocol", f"{export!r:.80} is no name of an export")
+
+
+def _check_filled(held: Held, commit: Commit) -> None:
+    if held.export != commit.export or not 0 < commit.bytes <= held.segment.nbytes:
+        message = f"segment {held.number} is not filled with {commit.bytes} bytes for {commit.export!r}"
+        raise DropError("handoff-protocol", message)
 
 
 def _printable(name: str) -> str:

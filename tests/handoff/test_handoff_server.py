@@ -250,6 +250,13 @@ async def offend_by_too_many_bytes(trainer, segment):
     await trainer.committed("e1", segment, bytes=PAGE_BYTES + 1)
 
 
+async def offend_by_an_offer_of_too_many_bytes(trainer, segment):
+    """The same of a segment that another daemon leased."""
+    commit = protocol.commit_fields(Commit("e1", segment, PAGE_BYTES + 1, "m"))
+    trainer.fds.append(make_plan(plan_of(4)))
+    await trainer.send(Offer(1, PAGE_BYTES, commit), *trainer.fds[-2:])
+
+
 async def offend_by_an_unsealed_plan(trainer, segment):
     """A plan that could still be changed."""
     fd = os.memfd_create("plan")
