@@ -85,18 +85,18 @@ async def test_users_are_looked_up_at_the_start_and_by_a_reload(started, tmp_pat
 
     def getpwnam(user):
         asked.append(user)
-        if user == "nobody-knows":
+        if user in {"nobody-knows", "²"}:
             raise KeyError(user)
         return pwd.struct_passwd((user, "x", {"first": 4001, "second": 4002}[user], 1, "", "/", "/bin/sh"))
 
     monkeypatch.setattr(pwd, "getpwnam", getpwnam)
-    users = 'handoff_users = ["first", "nobody-knows", "4003"]'
+    users = 'handoff_users = ["first", "nobody-knows", "4003", "\\u00b2"]'
     async with started(daemon=f"{HANDOFF}\n{users}") as running:
         may_connect = running.daemon._handoffs._may_connect
         assert [may_connect(uid) for uid in (os.getuid(), 4001, 4002, 4003, -1)] == [True, True, False, True, False]
-        assert asked == ["first", "nobody-knows"]
+        assert asked == ["first", "nobody-knows", "²"]
         path = tmp_path / "config.toml"
         path.write_text(path.read_text().replace('"first"', '"second"'))
         await running.daemon.reload()
         assert [may_connect(uid) for uid in (os.getuid(), 4001, 4002)] == [True, False, True]
-        assert asked == ["first", "nobody-knows", "second", "nobody-knows"]
+        assert asked == ["first", "nobody-knows", "²", "second", "nobody-knows", "²"]
