@@ -186,9 +186,12 @@ def _authorization() -> dict[str, str]:
     if not path:
         return {}
     try:
-        return {"Authorization": f"Bearer {Path(path).read_text(encoding='ascii').strip()}"}
+        token = Path(path).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("usage", f"{TOKEN_VARIABLE} names {path!r}, which cannot be read: {error}") from error
+    if not token.isprintable():
+        raise ConfigError("usage", f"{TOKEN_VARIABLE} names {path!r}, which holds more than a token")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def _with_query(path: str, query: Json) -> str:

@@ -1,6 +1,7 @@
 """The commands that ask the daemon, against the real server over a daemon in memory."""
 
 import json
+import re
 
 import pytest
 import trio
@@ -332,6 +333,18 @@ def test_bad_addresses(address):
     with pytest.raises(ConfigError, match="is not understood") as caught:
         Client(address).get("/v1/status")
     assert caught.value.code == "usage"
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"first\nsecond\n"], ids=["no text", "two lines"])
+def test_a_file_that_holds_no_token_is_refused(server, tmp_path, monkeypatch, content):
+    """The error names the file, and shows nothing of what is in it."""
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    monkeypatch.setenv("SMDAEMON_TOKEN_FILE", str(path))
+    with pytest.raises(ConfigError, match=re.escape(repr(str(path)))) as caught:
+        Client(str(server.path)).get("/v1/status")
+    assert caught.value.code == "usage"
+    assert "second" not in caught.value.message
 
 
 def test_unusable_sockets(tmp_path, monkeypatch):
