@@ -21,7 +21,7 @@ _UNSAID = {"webhook"}
 def load_config(path: Path) -> Config:
     """The configuration in the file at `path`, its relative paths taken from the file's folder.
 
-    Raises ConfigError with `FILE:LINE:` before the message.
+    Raises ConfigError with `FILE:LINE:` before the message, or `FILE:` where the line is not known.
     """
     try:
         content = path.read_bytes()
@@ -43,6 +43,8 @@ def parse_config(content: bytes, path: Path) -> Config:
         line = int(where[1]) if where else text.count("\n") + 1
         said = str(error).split(" (at")[0]
         raise ConfigError("config-syntax", f"{path}:{line}: {said[:1].lower()}{said[1:]}") from error
+    except (ValueError, RecursionError) as error:  # the parser does not say where
+        raise ConfigError("config-syntax", f"{path}: a number too long, or lists too deep: {error}") from error
     lines = _Lines(text)
     try:
         config = msgspec.convert(raw, Config)

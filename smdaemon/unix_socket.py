@@ -71,21 +71,21 @@ def peer_of(connection: "_Peer") -> tuple[int, int]:
 
 def uid_of(user: str) -> int:
     """The id of a user, given by id or by name; -1 for one that there is not."""
-    if user.isdigit():
+    if user.isdecimal():
         return int(user)
     try:
         return pwd.getpwnam(user).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # or no name at all
         return -1
 
 
 def gid_of(group: str, setting: str) -> int:
     """The id of a group, given by id or by name; -1 for none, which leaves a file's as it is. ConfigError `config-invalid`."""
-    if not group or group.isdigit():
+    if not group or group.isdecimal():
         return int(group or -1)
     try:
         return grp.getgrnam(group).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):
         what = setting.replace("socket", "group")
         raise ConfigError(
             "config-invalid", f"{what}: there is no group {group!r}", remedy="make it, or give its id"

@@ -83,7 +83,7 @@ class Client:
             if response.status != 200:
                 raise _remote_error(response.status, response.read())
             yield from _parse_events(response)
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise self._unreachable(error) from error
         finally:
             connection.close()
@@ -111,17 +111,17 @@ class Client:
             raise _remote_error(response.status, content)
         try:
             return _object(json.loads(content))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._unreachable(error) from error
 
     def _connection(self, timeout: float | None) -> http.client.HTTPConnection:
         if "://" not in self.address:
             return _UnixConnection(self.address, timeout)
-        parts = urlsplit(self.address)
         try:
+            parts = urlsplit(self.address)
             port = parts.port
         except ValueError:
-            port = None
+            parts, port = urlsplit(""), None
         if parts.scheme not in {"http", "https"} or not parts.hostname or port is None:
             raise ConfigError(
                 "usage",
@@ -186,9 +186,12 @@ def _authorization() -> dict[str, str]:
     if not path:
         return {}
     try:
-        return {"Authorization": f"Bearer {Path(path).read_text(encoding='ascii').strip()}"}
+        token = Path(path).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("usage", f"{TOKEN_VARIABLE} names {path!r}, which cannot be read: {error}") from error
+    if not token.isprintable():
+        raise ConfigError("usage", f"{TOKEN_VARIABLE} names {path!r}, which holds more than a token")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def _with_query(path: str, query: Json) -> str:
@@ -205,7 +208,7 @@ def _object(data: object) -> Json:
 def _remote_error(status: int, content: bytes) -> RemoteError:
     try:
         answer = _object(json.loads(content))
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = {}
     code = str(answer.get("code") or "usage")
     known = CODES.get(code)

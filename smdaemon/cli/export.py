@@ -60,7 +60,7 @@ def export(
     plan = plan_of(source, tensors or TensorOptions(), graph or GraphOptions(), verify=verify, sync=sync)
     began = time.perf_counter()
     target = export_dir.absolute()
-    with _ended_by_sigterm(), progress(shown=not quiet and sys.stderr.isatty()) as report:
+    with _ended_by_signals(), progress(shown=not quiet and sys.stderr.isatty()) as report:
         exported = _export_whole(plan, target, report)
     seconds = time.perf_counter() - began
     if as_json:
@@ -92,14 +92,21 @@ def _export_whole(plan: ExportPlan, target: Path, report: Report) -> Exported:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as an exception does, so that nothing half written is left."""
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and a hang-up end the block as an exception does, so that nothing half written is left. Under nohup a hang-up is nothing."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        # a terminal that is closed says so twice, by the kernel and by the shell: what is removed meanwhile is removed to its end
+        for each in taken:
+            signal.signal(each, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    for number in taken:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            signal.signal(number, before[number])

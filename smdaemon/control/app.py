@@ -121,7 +121,10 @@ def _probe(*, good: bool, bad: str) -> Response:
 
 
 async def _metrics(backend: Backend, request: Request) -> Response:
-    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    try:
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    except (TypeError, ValueError):  # the library's answer to a version that is no number
+        encode, media_type = choose_encoder("")
     return Response(encode(backend.registry), headers={"Content-Type": media_type})
 
 

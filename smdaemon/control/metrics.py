@@ -162,6 +162,9 @@ def _handoff_families(handoff: v1.Handoff) -> Iterator[Metric]:
     yield _gauge("smdaemon_handoff_exports", "Exports whose tensors are held in shared memory.", handoff.exports)
     yield CounterMetricFamily("smdaemon_handoff_saves", "Saves that trainers committed.", value=handoff.saves)
     yield CounterMetricFamily("smdaemon_handoff_skipped", "Saves that trainers skipped.", value=handoff.skipped)
+    yield CounterMetricFamily(
+        "smdaemon_handoff_refused", "Segments of shared memory that trainers were refused.", value=handoff.refused
+    )
 
 
 def _model_families(status: v1.Status) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ import trio
 from smdaemon import systemd
 from smdaemon.daemon.inherited import STORED
 from smdaemon.daemon.intake import Intake
-from smdaemon.errors import ConfigError, DropError, EnvironmentFault, SmdaemonError
+from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError
 from smdaemon.handoff.exports import Ended, Handed
 from smdaemon.handoff.holdings import Committed, Holdings
 from smdaemon.handoff.memory import adopted_segment
@@ -66,8 +66,8 @@ class Handoffs:
         assert self._cancel is not None
         try:
             await self._cancel(job)
-        except ConfigError as error:
-            _log.info("handoff not cancelled", job=job, code=error.code)
+        except SmdaemonError as error:
+            _log.warning("handoff not cancelled", job=job, code=error.code, reason=error.message)
 
     def segment_of(self, job: Job) -> tuple[Path, Path]:
         """Segment and plan of a handoff's job.
@@ -133,6 +133,7 @@ class Handoffs:
             saves=self.saves,
             skipped=self.skipped,
             last_stall_seconds=self.last_stall_seconds,
+            refused=self.holdings.refused,
         )
 
     def _count(self, handed: Handed, model: str) -> None:

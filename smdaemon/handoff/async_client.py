@@ -22,7 +22,11 @@ class AsyncSidecar:
         return await trio.to_thread.run_sync(partial(self.sidecar.reserve, spec, **options))
 
     async def save(self, step: int, tree: Any, **options: Any) -> Handle:
-        """As `Sidecar.save`: cancelling it does not stop a copy under way."""
+        """As `Sidecar.save`: cancelling it does not stop a copy under way.
+
+        It runs in a thread of trio's, and with torch and cupy the current stream is a thread's: tensors on a GPU must be computed, and
+        overwritten, on the device's default stream. Where they are not, call `sidecar.save`, which stays in the caller's thread for milliseconds.
+        """
         return await trio.to_thread.run_sync(partial(self.sidecar.save, step, tree, **options))
 
     async def barrier(self, handle: Handle) -> None:

@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from smdaemon.errors import CODES, DropError, EnvironmentFault, fault
@@ -29,8 +30,11 @@ class Channel:
         try:
             self._socket.settimeout(_GREETING_SECONDS)
             self._socket.connect(os.fspath(path))
-            self._socket.send(protocol.encode(hello))
-            self.welcome = self._greeted()
+            with suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # who refuses us may be gone already: his words are there
+                self._socket.send(protocol.encode(hello))
+            self._check_greeting()
             self._socket.settimeout(None)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_SECONDS, 0))
         except OSError as error:
@@ -51,9 +55,9 @@ class Channel:
     def receive(self) -> tuple[Message, list[int]] | None:
         """The next message and its descriptors; None where the daemon has gone."""
         try:
-            packet, fds, flags, _ = socket.recv_fds(self._socket, MESSAGE_BYTES + 1, FDS_LIMIT, socket.MSG_CMSG_CLOEXEC)
+            packet, fds, flags = self._packet()
         except OSError:
-            return None  # an unread message at the other end makes a reset of what is an end
+            return None
         if not packet:
             return None
         try:
@@ -65,6 +69,13 @@ class Channel:
                 os.close(fd)
             raise
 
+    def _packet(self) -> tuple[bytes, list[int], int]:
+        try:
+            return socket.recv_fds(self._socket, MESSAGE_BYTES + 1, FDS_LIMIT, socket.MSG_CMSG_CLOEXEC)[:3]
+        except ConnectionResetError:
+            # the daemon left without having read everything; what it said before is still there to be read
+            return socket.recv_fds(self._socket, MESSAGE_BYTES + 1, FDS_LIMIT, socket.MSG_CMSG_CLOEXEC)[:3]
+
     def close(self) -> None:
         """End the connection; a thread that receives is told by None."""
         try:
@@ -74,13 +85,13 @@ class Channel:
         finally:
             self._socket.close()
 
-    def _greeted(self) -> Welcome:
+    def _check_greeting(self) -> None:
         received = self.receive()
         if received is None:
             raise ConnectionResetError("it hung up")
         match received[0]:
-            case Welcome(protocol=version) as welcome if version == PROTOCOL:
-                return welcome
+            case Welcome(protocol=version) if version == PROTOCOL:
+                return
             case Refused() as refused:
                 raise DropError(known_code(refused.code), refused.message, remedy=refused.remedy or None)
             case other:

@@ -182,15 +182,17 @@ class Sidecar:
     ) -> None:
         """Copy what must be copied now, and have the rest copied; then the segment is committed."""
         later: list[_Group] = []
+        lent = False
         for group in _grouped(tensors, leased.segment):
             group.stager.prepare(leased.segment.buffer)
-            if direct:
+            if direct and not group.stager.views:
                 later.append(group)
+                lent = True
             elif (snapshot := _snapshot(group)) is not None:
                 later.append(snapshot)
             else:
                 group.stager.copy(group.tensors, group.into, self._threads)
-        if not (direct and later):
+        if not lent:
             handle.source_is_free()
         commit = replace(commit, stall_us=int((time.perf_counter() - began) * 1e6))
         plan = self._plan(tensors.layout)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import trio
 
-from smdaemon.errors import DropError, SmdaemonError
+from smdaemon.errors import DropError, SmdaemonError, shortage
 from smdaemon.handoff import protocol
 from smdaemon.handoff.holdings import Committed, Held, Holdings
 from smdaemon.handoff.memory import PAGE_BYTES, adopted_segment, make_segment
@@ -69,7 +69,6 @@ class Connection:
         self._server = server
         self._outgoing, self._queue = trio.open_memory_channel[tuple[Message, int]](_QUEUED_MESSAGES)
         self._scope = trio.CancelScope()
-        self._reserving = 0
 
     async def run(self) -> None:
         """Serve until the trainer is gone or does what it must not."""
@@ -86,6 +85,8 @@ class Connection:
                 _log.warning("trainer disconnected", trainer=self.name, code=error.code, reason=error.message)
         except* OSError as group:
             _log.info("connection broken", trainer=self.name, reason=str(group.exceptions[0]))
+        except* Exception as group:  # noqa: BLE001 - whatever a trainer has said ends its own connection, never the daemon
+            _log.error("bug in a connection", trainer=self.name, exc_info=group)
         finally:
             self._forget_queued()
 
@@ -166,10 +167,7 @@ class Connection:
                     holdings.begin(holdings.of(message.segment, self), message.export)
                 case Commit():
                     held = holdings.of(message.segment, self)
-                    if held.export != message.export or not 0 < message.bytes <= held.segment.nbytes:
-                        raise DropError(
-                            "handoff-protocol", f"segment {message.segment} is not filled for {message.export!r}"
-                        )
+                    _check_filled(held, message)
                     await self._server.commit(self, held, message, fds.pop())
                 case Cancel():
                     await self._cancel(message.export)
@@ -194,14 +192,21 @@ class Connection:
                 segment = await trio.to_thread.run_sync(make_segment, nbytes)
                 segment.unmap()  # the pages stay; this process has no use for its view of them
             except BaseException:
-                holdings.unclaim(nbytes)
+                holdings.unclaim(nbytes, self)
                 raise
-        except SmdaemonError as error:
-            _log.warning("segment refused", trainer=self.name, code=error.code, reason=error.message)
-            self.send(Refused(message.request, error.code, error.message, error.remedy))
+        except Exception as error:
+            refusal = error if isinstance(error, SmdaemonError) else shortage(error)
+            if refusal is None:
+                raise
+            self._refuse(message.request, refusal)
             return
         held = holdings.add(segment, self)
         self.send(Lease(message.request, held.number, segment.nbytes), segment.fd)
+
+    def _refuse(self, request: int, error: SmdaemonError) -> None:
+        self._server.holdings.refused += 1
+        _log.warning("segment refused", trainer=self.name, code=error.code, reason=error.message)
+        self.send(Refused(request, error.code, error.message, error.remedy))
 
     async def _adopt(self, message: Offer, fds: list[int]) -> None:
         """Take over what an earlier daemon leased, and what was committed with it."""
@@ -219,13 +224,14 @@ class Connection:
             holdings.claim(segment.nbytes, self)
         except SmdaemonError as error:
             segment.close()
-            self.send(Refused(message.request, error.code, error.message, error.remedy))
+            self._refuse(message.request, error)
             return
         held = holdings.add(segment, self)
         self.send(Lease(message.request, held.number, segment.nbytes), segment.fd)
         if commit is not None:
             _check_name(commit.export)
             holdings.begin(held, commit.export)
+            _check_filled(held, commit)
             await self._server.commit(self, held, commit, fds.pop(0))
 
     def _take_over(self, committed: Committed, request: int) -> None:
@@ -256,6 +262,12 @@ def _check_name(export: str) -> None:
         or not export.isascii()
     ):
         raise DropError("handoff-protocol", f"{export!r:.80} is no name of an export")
+
+
+def _check_filled(held: Held, commit: Commit) -> None:
+    if held.export != commit.export or not 0 < commit.bytes <= held.segment.nbytes:
+        message = f"segment {held.number} is not filled with {commit.bytes} bytes for {commit.export!r}"
+        raise DropError("handoff-protocol", message)
 
 
 def _printable(name: str) -> str:

@@ -56,9 +56,13 @@ class Holdings:
     on_committed: Callable[[Committed], None] = lambda _export: None
     on_freed: Callable[[str], None] = lambda _export: None
     used_bytes: int = 0
+    refused: int = 0
+    """Segments that trainers asked for, or offered, and were refused."""
     exports: dict[str, Committed] = field(default_factory=dict)
     _numbers: "count[int]" = field(default_factory=lambda: count(1))
     _held: dict[int, Held] = field(default_factory=dict)
+    # for whom segments are being made: what was claimed and not added yet
+    _making: list[object | None] = field(default_factory=list)
 
     @property
     def segments(self) -> int:
@@ -66,11 +70,11 @@ class Holdings:
         return len(self._held)
 
     def claim(self, nbytes: int, owner: object | None) -> None:
-        """Count `nbytes` as used for a segment that is about to be made.
+        """Count `nbytes` as used for a segment that is about to be made; `add` or `unclaim` follows.
 
         EnvironmentFault: `handoff-memory` where the budget has not so many left, `handoff-busy` for one segment too many.
         """
-        if owner is not None and len(self.held_by(owner)) >= SEGMENTS_LIMIT:
+        if owner is not None and len(self.held_by(owner)) + self._making.count(owner) >= SEGMENTS_LIMIT:
             message = f"a trainer has {SEGMENTS_LIMIT} segments already"
             raise EnvironmentFault("handoff-busy", message, remedy="reserve fewer segments")
         if self.used_bytes + nbytes > self.budget_bytes:
@@ -80,13 +84,16 @@ class Holdings:
                 retryable=True,
             )
         self.used_bytes += nbytes
+        self._making.append(owner)
 
-    def unclaim(self, nbytes: int) -> None:
+    def unclaim(self, nbytes: int, owner: object | None) -> None:
         """The segment that was claimed for could not be made."""
         self.used_bytes -= nbytes
+        self._making.remove(owner)
 
     def add(self, segment: Segment, owner: object | None) -> Held:
         """A segment whose bytes were claimed, now leased to `owner`."""
+        self._making.remove(owner)
         held = Held(next(self._numbers), segment, owner)
         self._held[held.number] = held
         return held
@@ -121,8 +128,8 @@ class Holdings:
         held.state = advance(held.state, SegmentEvent.CANCEL)
         held.export = ""
 
-    def release(self, export: str) -> Held | None:
-        """The export has ended; its segment, free again, or None where its trainer is gone and so the segment goes, too."""
+    def release(self, export: str) -> None:
+        """The export has ended: its segment is free again, or goes where its trainer is gone."""
         committed = self.exports.pop(export)
         os.close(committed.plan)
         self.on_freed(export)
@@ -131,8 +138,6 @@ class Holdings:
         held.export = ""
         if held.owner is None:
             self._drop(held)
-            return None
-        return held
 
     def give_back(self, held: Held) -> None:
         """The trainer has no use for it."""

@@ -28,7 +28,6 @@ from smdaemon.handoff.protocol import (
     Message,
     Offer,
     Refused,
-    Release,
     Reserve,
     Return,
     commit_fields,
@@ -62,6 +61,10 @@ class Leased:
         self.plan = -1
 
 
+def _away() -> EnvironmentFault:
+    return EnvironmentFault("handoff-away", "the daemon went away")
+
+
 class Link:
     """See above. `on_ended` is told how exports end, without the lock; `on_dropped` of segments that are about to be unmapped."""
 
@@ -86,9 +89,12 @@ class Link:
         # what was offered to the daemon that has come, and not answered yet
         self._offered: dict[int, Leased] = {}
         self._exports: dict[str, tuple[Handle, Leased]] = {}
+        # why there is no daemon, while there is none
+        self._absence: SmdaemonError = _away()
         try:
             self._connect()
         except EnvironmentFault as error:
+            self._absence = error
             _log.warning("%s; saves are skipped until one does", error.message)
         self._thread = threading.Thread(target=self._stay_connected, name="handoff-receive", daemon=True)
         self._thread.start()
@@ -129,7 +135,7 @@ class Link:
         """A segment of `nbytes` that is this save's to fill from now on; one more is asked for where there are fewer than two.
 
         Raises EnvironmentFault: `handoff-away` where there is no daemon, `handoff-memory` where it gives no segment, `handoff-busy`
-        where all are in use: at once, or with `wait` at the deadline.
+        where all are in use: at once, or with `wait` at the deadline. Where a daemon does not want us, or cannot be reached, raises as `Channel`.
         """
         while True:
             with self.changed:
@@ -205,7 +211,9 @@ class Link:
 
     def _check_connected(self) -> None:
         if self._channel is None:
-            raise EnvironmentFault("handoff-away", f"no daemon answers on {os.fspath(self._path)!r}")
+            why = self._absence
+            # anew: an exception keeps the frames, and with them the tensors, of everyone who has met it
+            raise type(why)(why.code, why.message, remedy=why.remedy)
 
     def _drop(self, leased: Leased) -> None:
         leased.clear()
@@ -217,6 +225,9 @@ class Link:
     def _connect(self) -> None:
         channel = Channel(self._path, self._hello)
         with self.changed:
+            if self._closing.is_set():  # while the daemon greeted us: nobody else would end this connection
+                channel.close()
+                return
             self._channel = channel
             self._offered.clear()
             for leased in self._leased:
@@ -224,6 +235,7 @@ class Link:
                 if leased.handle is None or leased.commit is not None:
                     self._offer(leased)
             self.changed.notify_all()
+        _log.info("connected to %s", self._path)
 
     def _stay_connected(self) -> None:
         """The receiving thread: until the link is closed."""
@@ -234,15 +246,17 @@ class Link:
                 self._listen(channel)
                 pause = _RECONNECT_SECONDS[0]
                 continue
-            with self.changed:
-                self.changed.wait(pause)
+            if self._closing.wait(pause):
+                return
             pause = min(longest, pause * 2)
             try:
                 self._connect()
             except SmdaemonError as error:
-                _log.debug("%s", error.message)
-            else:
-                _log.info("connected again to %s", self._path)
+                news = error.code != self._absence.code
+                _log.log(
+                    logging.WARNING if news else logging.DEBUG, "not connected: %s [%s]", error.message, error.code
+                )
+                self._absence = error
 
     def _listen(self, channel: Channel) -> None:
         """Obey the daemon until it is gone."""
@@ -256,8 +270,9 @@ class Link:
         channel.close()
         with self.changed:
             self._channel = None
+            self._absence = _away()
             for request in [request for request, answer in self._requests.items() if answer is None]:
-                self._requests[request] = EnvironmentFault("handoff-away", "the daemon went away")
+                self._requests[request] = _away()
             self.changed.notify_all()
         if not self._closing.is_set():
             _log.warning("the daemon on %s went away; saves are skipped until it is back", self._path)
@@ -270,12 +285,6 @@ class Link:
         with self.changed:
             if isinstance(message, Refused):
                 ended = self._refused(message)
-            elif isinstance(message, Release):
-                for leased in self._leased:
-                    # an older daemon answers a Cancel, too: by then the segment may be another save's, which is not committed yet
-                    released = leased.number == message.segment and leased.channel is self._channel
-                    if released and leased.commit is not None:
-                        leased.clear()
             elif isinstance(message, Accepted | Done | Fail) and message.export in self._exports:
                 ended = self._told_of_export(message)
             self.changed.notify_all()
@@ -283,11 +292,12 @@ class Link:
             self._on_ended(*ended)
 
     def _told_of_export(self, message: Accepted | Done | Fail) -> tuple[Handle, Outcome] | None:
-        handle, _ = self._exports[message.export]
+        handle, leased = self._exports[message.export]
         if isinstance(message, Accepted):
             handle.job = message.job
             return None
         del self._exports[message.export]
+        leased.clear()
         if isinstance(message, Done):
             return handle, Outcome("published", message.version, message.export_dir)
         return handle, Outcome("failed", code=message.code, message=message.message, remedy=message.remedy)

@@ -12,15 +12,16 @@ beside it; `FDS` says with which message.
     BEGIN   export, segment               →            the segment is being filled
     COMMIT  export, segment, bytes, ...   →            + the plan: the bytes are the daemon's now
                                           ←   ACCEPTED export, job
-                                          ←   RELEASE  segment                        the trainer may fill it again
-                                          ←   DONE     export, version, export_dir    or FAIL export, code, message, remedy
+                                          ←   DONE     export, version, export_dir    or FAIL export, code, message, remedy:
+                                                                                      the trainer may fill the segment again
     CANCEL  export                        →            before COMMIT: the segment is free again, and nothing is answered;
                                                        after it: the job is cancelled, and answered as any export's end
     OFFER   request, bytes, commit        →            + the segment, + the plan: what an earlier daemon leased
                                           ←   LEASE    request, segment, bytes
     RETURN  segment                       →            the trainer has no use for it any more
 
-A segment moves as SEGMENT_MOVES says, by a message or by the end of the connection, and by nothing else.
+A segment moves as SEGMENT_MOVES says, by a message or by the end of the connection, and by nothing else. That an export has ended and that its segment is
+free is one message: of two, one could be lost with the connection.
 """
 
 import json
@@ -155,16 +156,8 @@ class Accepted:
 
 
 @dataclass(frozen=True)
-class Release:
-    """The export that the segment was committed with has ended: it may be filled again."""
-
-    type: ClassVar[str] = "release"
-    segment: int
-
-
-@dataclass(frozen=True)
 class Done:
-    """The export is published."""
+    """The export is published; its segment may be filled again."""
 
     type: ClassVar[str] = "done"
     export: str
@@ -174,7 +167,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Fail:
-    """The export will not be published."""
+    """The export will not be published; its segment may be filled again."""
 
     type: ClassVar[str] = "fail"
     export: str
@@ -184,20 +177,7 @@ class Fail:
 
 
 Message: TypeAlias = (
-    Hello
-    | Welcome
-    | Reserve
-    | Lease
-    | Refused
-    | Begin
-    | Commit
-    | Cancel
-    | Offer
-    | Return
-    | Accepted
-    | Release
-    | Done
-    | Fail
+    Hello | Welcome | Reserve | Lease | Refused | Begin | Commit | Cancel | Offer | Return | Accepted | Done | Fail
 )
 _TYPES: dict[str, type[Message]] = {
     kind.type: kind
@@ -213,7 +193,6 @@ _TYPES: dict[str, type[Message]] = {
         Offer,
         Return,
         Accepted,
-        Release,
         Done,
         Fail,
     )
@@ -248,7 +227,8 @@ def decode(packet: bytes, fds: int = 0) -> Message:
         told = json.loads(packet)
     except (ValueError, RecursionError) as error:
         raise DropError("handoff-protocol", f"a packet of {len(packet)} bytes is no JSON: {error}") from error
-    kind = _TYPES.get(told.pop("type", None)) if isinstance(told, dict) else None
+    name = told.pop("type", None) if isinstance(told, dict) else None
+    kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
         raise DropError("handoff-protocol", "a packet is of no known type")
     message = kind(**_checked(kind, told))

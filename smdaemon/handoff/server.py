@@ -16,7 +16,7 @@ from smdaemon.handoff.connection import Connection
 from smdaemon.handoff.exports import Ended, Exports, Handed
 from smdaemon.handoff.holdings import Held, Holdings
 from smdaemon.handoff.memory import read_plan
-from smdaemon.handoff.protocol import Accepted, Commit, Done, Fail, Message, Refused, Release
+from smdaemon.handoff.protocol import Accepted, Commit, Done, Fail, Message, Refused
 from smdaemon.jobs.job import JobError
 from smdaemon.jobs.retry import delay
 from smdaemon.log import get_logger
@@ -59,10 +59,8 @@ class HandoffServer:
         if committed is None:
             return
         owner = committed.held.owner
-        held = self.holdings.release(export)
+        self.holdings.release(export)
         if isinstance(owner, Connection):
-            if held is not None:
-                owner.send(Release(held.number))
             owner.send(_told(export, outcome))
 
     async def _handle(self, accepted: trio.socket.SocketType, service: trio.Nursery) -> None:

@@ -8,6 +8,7 @@ presence (optional fields, messages) is left out while it is unset; every other 
 import difflib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -171,7 +172,7 @@ def _scalar(field: Field, value: Any, where: str) -> Any:
 
 def _integer(field: Field, value: Any, where: str) -> int:
     low, high = _INTEGERS[field.cpp_type]
-    if isinstance(value, str) and high > 2**32 and len(value) <= 20 and value.isascii() and value.lstrip("-").isdigit():
+    if isinstance(value, str) and high > 2**32 and re.fullmatch("-?[0-9]{1,20}", value):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         _refuse(where, f"expected a whole number, got {_shown(value)}")
@@ -240,16 +241,33 @@ def request_ending(name: str) -> str | None:
 
 def message_from_protobuf(data: bytes, kind: type[M]) -> M:
     """A message of class `kind` in protobuf's wire format; DropError request-invalid, also for an unknown field."""
-    from google.protobuf.unknown_fields import UnknownFieldSet
-
     try:
         message = kind.FromString(data)
     except DecodeError as error:
         raise DropError("request-invalid", f"not a serialised {kind.DESCRIPTOR.full_name}") from error
+    _refuse_unknown(message, "")
+    return message
+
+
+def _refuse_unknown(message: Message, where: str) -> None:
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
     unknown = UnknownFieldSet(message)
     if len(unknown):
-        raise DropError("request-invalid", f"unknown field number {unknown[0].field_number}")
-    return message
+        _refuse(where, f"unknown field number {unknown[0].field_number}")
+    for field, value in message.ListFields():
+        for part, inner in _messages_of(field, value):
+            _refuse_unknown(inner, f"{_join(where, field.name)}{part}")
+
+
+def _messages_of(field: Field, value: Any) -> list[tuple[str, Message]]:
+    """The messages that a field's value is or has, each with what tells it from the others."""
+    if is_map(field):
+        holds_messages = field.message_type.fields_by_name["value"].message_type is not None
+        return [(f".{key}", value[key]) for key in sorted(value)] if holds_messages else []
+    if field.message_type is None:
+        return []
+    return [(f"[{at}]", each) for at, each in enumerate(value)] if field.is_repeated else [("", value)]
 
 
 def parse_json(text: bytes) -> Any:

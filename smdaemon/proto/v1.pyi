@@ -533,7 +533,7 @@ class History(_message.Message):
     def __init__(self, interval_seconds: _Optional[float] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ...) -> None: ...
 
 class Handoff(_message.Message):
-    __slots__ = ("socket", "trainers", "segments", "memory_bytes", "memory_used_bytes", "exports", "saves", "skipped", "last_stall_seconds")
+    __slots__ = ("socket", "trainers", "segments", "memory_bytes", "memory_used_bytes", "exports", "saves", "skipped", "last_stall_seconds", "refused")
     SOCKET_FIELD_NUMBER: _ClassVar[int]
     TRAINERS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
@@ -543,6 +543,7 @@ class Handoff(_message.Message):
     SAVES_FIELD_NUMBER: _ClassVar[int]
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
     LAST_STALL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
     socket: str
     trainers: int
     segments: int
@@ -552,7 +553,8 @@ class Handoff(_message.Message):
     saves: int
     skipped: int
     last_stall_seconds: float
-    def __init__(self, socket: _Optional[str] = ..., trainers: _Optional[int] = ..., segments: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., exports: _Optional[int] = ..., saves: _Optional[int] = ..., skipped: _Optional[int] = ..., last_stall_seconds: _Optional[float] = ...) -> None: ...
+    refused: int
+    def __init__(self, socket: _Optional[str] = ..., trainers: _Optional[int] = ..., segments: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., memory_used_bytes: _Optional[int] = ..., exports: _Optional[int] = ..., saves: _Optional[int] = ..., skipped: _Optional[int] = ..., last_stall_seconds: _Optional[float] = ..., refused: _Optional[int] = ...) -> None: ...
 
 class Version(_message.Message):
     __slots__ = ("version", "export_dir", "state", "kept_by", "pinned", "metrics", "place", "published_at", "restores", "withdrawn_at")

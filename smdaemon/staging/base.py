@@ -41,6 +41,8 @@ class Stager(Protocol):
     """What it promises the trainer, in a sentence."""
     snapshots: bool
     """Whether `snapshot` is so cheap that a save need not copy before it returns."""
+    views: bool = False
+    """Whether a snapshot takes no memory of what has been computed, so that a save in mode "direct" takes one, too."""
 
     def claims(self, tensor: Any) -> bool:
         """Whether the tensor is of this kind. Must not import what the trainer has not imported."""

@@ -25,6 +25,7 @@ class JaxCpuStager(JaxStager):
     """
 
     name = "jax-cpu"
+    views = True
     guarantee = "save returns at once, with the values that the arrays have then; a step that donates one while it is copied out takes a copy"
 
     def claims_platform(self, platform: str) -> bool:

@@ -1,6 +1,7 @@
 """The commands that ask the daemon, against the real server over a daemon in memory."""
 
 import json
+import re
 
 import pytest
 import trio
@@ -324,12 +325,26 @@ def test_socket_option_beats_the_environment(server, capsys, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("address", ["https://localhost", "http://localhost", "http://h:port", "ftp://x"])
+@pytest.mark.parametrize(
+    "address", ["https://localhost", "http://localhost", "http://h:port", "http://[::1", "ftp://x"]
+)
 def test_bad_addresses(address):
     """An address that is no path and no URL of http or https with a port is a usage error."""
     with pytest.raises(ConfigError, match="is not understood") as caught:
         Client(address).get("/v1/status")
     assert caught.value.code == "usage"
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"first\nsecond\n"], ids=["no text", "two lines"])
+def test_a_file_that_holds_no_token_is_refused(server, tmp_path, monkeypatch, content):
+    """The error names the file, and shows nothing of what is in it."""
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    monkeypatch.setenv("SMDAEMON_TOKEN_FILE", str(path))
+    with pytest.raises(ConfigError, match=re.escape(repr(str(path)))) as caught:
+        Client(str(server.path)).get("/v1/status")
+    assert caught.value.code == "usage"
+    assert "second" not in caught.value.message
 
 
 def test_unusable_sockets(tmp_path, monkeypatch):

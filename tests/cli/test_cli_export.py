@@ -195,9 +195,9 @@ def test_permissions_are_told_in_one_line(folder, refusing):
 
 
 @pytest.mark.parametrize("shards", ["1", "3"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_export_that_is_ended_leaves_nothing_behind(folder, number, code, shards):
-    """Ctrl-C and SIGTERM in the middle of a write end with the shell's code, silently, and what was written is gone."""
+    """Ctrl-C, SIGTERM and a hang-up in the middle of a write end with the shell's code, silently, and what was written is gone."""
     with SmdaemonProcess(folder, "export", "a.npz", "out", "--shards", shards, held=True) as process:
         process.held()
         assert len(entries(folder)) == 2
@@ -205,6 +205,16 @@ def test_an_export_that_is_ended_leaves_nothing_behind(folder, number, code, sha
         assert process.ended() == (code, "")
         assert process.errors == []
     assert entries(folder) == ["a.npz"]
+
+
+def test_an_export_under_nohup_outlives_its_terminal(folder):
+    """A hang-up that is ignored stays ignored."""
+    with SmdaemonProcess(folder, "export", "a.npz", "out", held=True, launcher=["nohup"]) as process:
+        process.held()
+        process.signal(signal.SIGHUP)
+        process.release()
+        assert process.ended()[0] == 0
+    assert verify(folder / "out").tensors == 3
 
 
 def test_python_dash_m(folder):

@@ -53,7 +53,10 @@ def test_more_of_a_long_queue_is_read_as_it_is_worked_off():
     assert daemon.asked < 20
 
 
-@pytest.mark.parametrize("line", [b"data: {}x\n", b"data: 7\n", b"id: x\n", b"data: \xff\n"])
+DEEP = b"data: " + b"[" * 100_000 + b"\n"
+
+
+@pytest.mark.parametrize("line", [b"data: {}x\n", b"data: 7\n", b"id: x\n", b"data: \xff\n", DEEP])
 def test_a_stream_that_is_none_is_no_daemon(monkeypatch, line):
     """Something else may answer there: it is told as such, and asked again as a daemon that is away."""
 

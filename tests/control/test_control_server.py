@@ -180,7 +180,7 @@ def test_probes(server, path, attribute):
 
 
 def test_metrics(server):
-    """Prometheus gets the text format by default and OpenMetrics when it asks for it."""
+    """Prometheus gets the text format by default and OpenMetrics when it asks for it; who asks strangely gets the default."""
     server.backend.metrics.observe_export("ranker", 0.2, 1000)
     answer = ask(server.path, "GET", "/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain")
@@ -188,6 +188,9 @@ def test_metrics(server):
     answer = ask(server.path, "GET", "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     assert answer.content.endswith(b"# EOF\n")
+    for strange in ("application/openmetrics-text; version=x", "text/plain; version==1"):
+        answer = ask(server.path, "GET", "/metrics", headers={"Accept": strange})
+        assert answer.headers["Content-Type"].startswith("text/plain")
 
 
 def test_openapi_names_every_path(server):

@@ -212,19 +212,20 @@ async def test_with_strict_what_is_wrong_is_raised(trainer):
 
 
 async def test_more_than_the_budget_is_refused_and_training_goes_on(trainer):
-    """RESERVE is refused with a code; so is the save that would need it."""
+    """RESERVE is refused with a code; so is the save that would need it. Either is counted."""
 
     def training(sidecar):
         assert not sidecar.reserve(1 << 20)
         return sidecar.save(1, {"w": np.zeros(1 << 18)}, model="ranker").result(0)
 
-    outcome, _ = await trainer(training, daemon='handoff_memory = "64KiB"')
+    outcome, running = await trainer(training, daemon='handoff_memory = "64KiB"')
+    assert running.daemon._handoffs.status().refused == 2
     assert (outcome.state, outcome.code) == ("skipped", "handoff-memory")
     assert "handoff_memory" in outcome.remedy
 
 
 async def test_status_and_metrics_tell_of_handoffs(started, tmp_path):
-    """Trainers, memory, saves, stalls."""
+    """Trainers, memory, saves, stalls, refusals."""
     async with started(daemon=HANDOFF) as running:
         sidecar = await in_thread(attach, tmp_path / "handoff.sock")
         handle = await in_thread(sidecar.save, 1, params(1), model="ranker")
@@ -239,6 +240,7 @@ async def test_status_and_metrics_tell_of_handoffs(started, tmp_path):
         metrics = await in_thread(scraped, running)
         assert 'smdaemon_handoff_stall_seconds_count{model="ranker"} 1.0' in metrics
         assert "smdaemon_handoff_saves_total 1.0" in metrics
+        assert "smdaemon_handoff_refused_total 0.0" in metrics
         await in_thread(sidecar.close)
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from smdaemon.errors import EnvironmentFault, SmdaemonError
 from smdaemon.handoff.exports import Handed
@@ -49,6 +50,22 @@ async def test_only_what_is_accepted_is_counted(started):
         assert stalls == ['smdaemon_handoff_stall_seconds_count{model="ranker"} 1.0']
 
 
+async def test_a_job_that_the_journal_cannot_cancel_now_stays(started, monkeypatch):
+    """A full disk is the operator's to see; the trainer's connection and the daemon go on."""
+
+    async def full(_job):
+        raise EnvironmentFault("disk-full", "the journal cannot be written", retryable=True)
+
+    async with started(daemon=HANDOFF) as running:
+        handoffs = running.daemon._handoffs
+        monkeypatch.setattr(handoffs, "_cancel", full)
+        with capture_logs() as logs:
+            await handoffs.cancel(1)
+    assert [(line["event"], line["code"]) for line in logs if "code" in line] == [
+        ("handoff not cancelled", "disk-full")
+    ]
+
+
 async def test_a_step_of_the_clock_does_not_end_the_grace(started, monkeypatch):
     """A trainer has its time to offer the tensors again, whatever the time of day becomes."""
     async with started(daemon=HANDOFF) as running:
@@ -68,18 +85,18 @@ async def test_users_are_looked_up_at_the_start_and_by_a_reload(started, tmp_pat
 
     def getpwnam(user):
         asked.append(user)
-        if user == "nobody-knows":
+        if user in {"nobody-knows", "²"}:
             raise KeyError(user)
         return pwd.struct_passwd((user, "x", {"first": 4001, "second": 4002}[user], 1, "", "/", "/bin/sh"))
 
     monkeypatch.setattr(pwd, "getpwnam", getpwnam)
-    users = 'handoff_users = ["first", "nobody-knows", "4003"]'
+    users = 'handoff_users = ["first", "nobody-knows", "4003", "\\u00b2"]'
     async with started(daemon=f"{HANDOFF}\n{users}") as running:
         may_connect = running.daemon._handoffs._may_connect
         assert [may_connect(uid) for uid in (os.getuid(), 4001, 4002, 4003, -1)] == [True, True, False, True, False]
-        assert asked == ["first", "nobody-knows"]
+        assert asked == ["first", "nobody-knows", "²"]
         path = tmp_path / "config.toml"
         path.write_text(path.read_text().replace('"first"', '"second"'))
         await running.daemon.reload()
         assert [may_connect(uid) for uid in (os.getuid(), 4001, 4002)] == [True, False, True]
-        assert asked == ["first", "nobody-knows", "second", "nobody-knows"]
+        assert asked == ["first", "nobody-knows", "²", "second", "nobody-knows", "²"]

@@ -43,7 +43,10 @@ def test_every_message_survives_its_packet(kind, data):
         assert protocol.decode(protocol.encode(message), count) == message
 
 
-@given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+@given(
+    st.binary(max_size=200)
+    | (JSON | st.fixed_dictionaries({"type": JSON})).map(lambda value: json.dumps(value).encode())
+)
 def test_whatever_comes_is_a_message_or_our_error(packet):
     """No packet raises anything but `handoff-protocol`."""
     with suppress(DropError):

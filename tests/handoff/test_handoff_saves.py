@@ -1,8 +1,10 @@
 """Saves of a trainer: what the daemon has afterwards is what was in the tree and the options; what cannot be saved ends no training."""
 
 import errno
+import threading
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,6 +44,19 @@ async def test_empty_tensors_hide_no_others(tmp_path, tree, library, mode):
         for name, array in arrays.items():
             np.testing.assert_array_equal(found[name], array, err_msg=name)
         assert handle.staged(PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("mode", ["auto", "direct"])
+async def test_a_step_on_the_cpu_may_donate_what_is_not_copied_out_yet(tmp_path, mode):
+    """In either mode: views are taken before the save returns, and JAX leaves what has a view alone."""
+    step, copying = jax.jit(lambda x: x * 0 - 7, donate_argnums=0), threading.Event()
+    async with serving(tmp_path, Jobs()) as (server, _), attached(tmp_path) as sidecar:
+        array = jnp.asarray(A).block_until_ready()
+        sidecar._jobs.put(lambda: copying.wait(PATIENCE_SECONDS))
+        handle = await in_thread(sidecar.save, 1, {"a": array}, model="m", mode=mode)
+        step(array).block_until_ready()
+        copying.set()
+        np.testing.assert_array_equal((await handed_over(server, handle))["a"], A)
 
 
 @pytest.mark.parametrize("mode", ["auto", "direct"])

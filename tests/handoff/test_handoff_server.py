@@ -1,5 +1,6 @@
 """The handoff server and its trainers: leases, commits, ends; and trainers that do what they must not."""
 
+import errno
 import os
 
 import pytest
@@ -8,11 +9,13 @@ from handoff_kit import Jobs, plan_of, serving
 from structlog.testing import capture_logs
 
 from smdaemon.errors import DropError
+from smdaemon.handoff import connection as connection_module
 from smdaemon.handoff import protocol
 from smdaemon.handoff import server as server_module
 from smdaemon.handoff.exports import Ended
+from smdaemon.handoff.holdings import SEGMENTS_LIMIT
 from smdaemon.handoff.memory import PAGE_BYTES, make_plan, make_segment
-from smdaemon.handoff.protocol import Accepted, Begin, Cancel, Commit, Done, Fail, Hello, Lease, Offer, Refused, Release
+from smdaemon.handoff.protocol import Accepted, Begin, Cancel, Commit, Done, Fail, Hello, Lease, Offer, Refused
 
 
 async def test_a_commit_becomes_a_job_and_its_end_is_told(tmp_path):
@@ -27,7 +30,6 @@ async def test_a_commit_becomes_a_job_and_its_end_is_told(tmp_path):
         assert (handed.trainer, handed.model, handed.step, handed.options) == ("t", "m", 1, {"tags": ["serve"]})
         assert (handed.stall_seconds, handed.skipped) == (0.0015, 2)
         server.ended("e1", Ended(version=7, export_dir="/models/7"))
-        assert await trainer.receive() == Release(segment)
         assert await trainer.receive() == Done("e1", 7, "/models/7")
         assert not server.holdings.exports
         await trainer.committed("e2", segment)
@@ -40,7 +42,6 @@ async def test_an_export_that_is_refused_frees_its_segment(tmp_path):
         trainer = await connect()
         segment = await trainer.leased()
         await trainer.committed("e1", segment)
-        assert await trainer.receive() == Release(segment)
         failed = await trainer.receive()
         assert isinstance(failed, Fail)
         assert (failed.export, failed.code, failed.message) == ("e1", "request-invalid", "no")
@@ -55,8 +56,7 @@ async def test_a_bug_at_an_export_fails_it_alone(tmp_path):
         segment = await trainer.leased()
         with capture_logs() as logs:
             await trainer.committed("e1", segment)
-            assert await trainer.receive() == Release(segment)
-        failed = await trainer.receive()
+            failed = await trainer.receive()
         assert (failed.export, failed.code, failed.message) == ("e1", "internal-error", "ZeroDivisionError: bug")
         assert not server.holdings.exports
     assert [line["event"] for line in logs if line.get("exc_info")] == ["internal error"]
@@ -72,7 +72,6 @@ async def test_a_plan_that_lies_fails_its_export_alone(tmp_path):
         trainer.fds.append(lie)
         await trainer.send(Begin("e1", segment))
         await trainer.send(Commit("e1", segment, 64, "m"), lie)
-        assert isinstance(await trainer.receive(), Release)
         assert (await trainer.receive()).code == "handoff-protocol"
         assert not jobs.accepted
         await trainer.committed("e2", segment)
@@ -92,6 +91,20 @@ async def test_the_budget_refuses_with_a_code_and_gives_back(tmp_path):
         await first.leased(PAGE_BYTES)  # answered after the return was obeyed
         await second.leased(2 * PAGE_BYTES)
         assert server.holdings.used_bytes == 3 * PAGE_BYTES
+
+
+async def test_a_trainer_has_so_many_segments_and_no_more(tmp_path):
+    """Also where it asks for many at once: those that are being made count."""
+    async with serving(tmp_path, Jobs()) as (server, connect):
+        trainer, other = await connect(), await connect()
+        for number in range(60):
+            await trainer.send(protocol.Reserve(number, PAGE_BYTES))
+        answers = [await trainer.receive() for _ in range(60)]
+        assert server.holdings.segments == sum(isinstance(each, Lease) for each in answers) == SEGMENTS_LIMIT
+        assert {each.code for each in answers if isinstance(each, Refused)} == {"handoff-busy"}
+        await trainer.send(protocol.Return(next(each.segment for each in answers if isinstance(each, Lease))))
+        await trainer.leased()
+        await other.leased()
 
 
 @pytest.mark.parametrize("nbytes", [0, -5])
@@ -165,7 +178,6 @@ async def test_what_an_earlier_daemon_leased_is_offered_to_the_next(tmp_path):
         assert await trainer.receive() == Accepted("e1", 1)
         assert jobs.accepted[0].step == 3
         server.ended("e1", Ended(code="disk-full", message="m", remedy="r"))
-        assert await trainer.receive() == Release(lease.segment)
         assert await trainer.receive() == Fail("e1", "disk-full", "m", "r")
         os.close(plan)
     made.close()
@@ -178,8 +190,8 @@ async def test_an_export_that_ended_meanwhile_is_told_when_it_is_offered(tmp_pat
     async with serving(tmp_path, jobs) as (_, connect):
         trainer = await connect()
         await trainer.send(Offer(5, PAGE_BYTES, protocol.commit_fields(Commit("e1", 1, 64, "m"))), made.fd, plan)
-        told = [await trainer.receive() for _ in range(4)]
-        assert [type(each) for each in told] == [Lease, Accepted, Release, Done]
+        told = [await trainer.receive() for _ in range(3)]
+        assert [type(each) for each in told] == [Lease, Accepted, Done]
     made.close()
     os.close(plan)
 
@@ -201,7 +213,7 @@ async def test_an_export_that_is_held_already_is_taken_over(tmp_path):
         assert await again.receive() == Accepted("e1", 1)
         assert (len(jobs.accepted), server.holdings.used_bytes) == (1, PAGE_BYTES)
         server.ended("e1", Ended(version=1))
-        assert isinstance(await again.receive(), Release)
+        assert await again.receive() == Done("e1", 1, "")
         os.close(segment_fd)
         os.close(plan_fd)
 
@@ -209,6 +221,11 @@ async def test_an_export_that_is_held_already_is_taken_over(tmp_path):
 async def offend_by_noise(trainer, _segment):
     """Noise in place of a message."""
     await trainer.send_packet(b"noise")
+
+
+async def offend_by_a_type_that_is_no_text(trainer, _segment):
+    """What no table can look up."""
+    await trainer.send_packet(b'{"type": []}')
 
 
 async def offend_by_order(trainer, segment):
@@ -231,6 +248,13 @@ async def offend_by_a_bad_name(trainer, segment):
 async def offend_by_too_many_bytes(trainer, segment):
     """More bytes than the segment has."""
     await trainer.committed("e1", segment, bytes=PAGE_BYTES + 1)
+
+
+async def offend_by_an_offer_of_too_many_bytes(trainer, segment):
+    """The same of a segment that another daemon leased."""
+    commit = protocol.commit_fields(Commit("e1", segment, PAGE_BYTES + 1, "m"))
+    trainer.fds.append(make_plan(plan_of(4)))
+    await trainer.send(Offer(1, PAGE_BYTES, commit), *trainer.fds[-2:])
 
 
 async def offend_by_an_unsealed_plan(trainer, segment):
@@ -257,7 +281,7 @@ async def offend_by_a_committed_offer_without_plan(trainer, _segment):
 
 async def offend_by_the_daemons_words(trainer, segment):
     """A message that only the daemon sends."""
-    await trainer.send(Release(segment))
+    await trainer.send(Accepted("e1", segment))
 
 
 async def offend_by_a_second_hello(trainer, _segment):
@@ -281,16 +305,54 @@ async def test_whoever_does_what_he_must_not_is_disconnected_alone(tmp_path, off
         good, bad = await connect(), await connect()
         segment = await bad.leased()
         await offence(bad, segment)
-        while (last := await bad.receive()) is not None:  # an answer to the export may come before the end
-            assert isinstance(last, Release | Fail)
-            if isinstance(last, Fail):
-                break
+        last = await bad.receive()  # the end, or the answer to an export
+        assert last is None or isinstance(last, Fail)
         assert not jobs.accepted
         await good.committed("e9", await good.leased())
         assert isinstance(await good.receive(), Accepted)
         if last is None:
             assert server.trainers == 1
             assert server.holdings.used_bytes == PAGE_BYTES
+
+
+async def test_a_bug_in_a_connection_ends_that_connection(tmp_path):
+    """It is logged with its traceback; the export goes on, and so do the others."""
+
+    class Broken(Jobs):
+        async def cancel(self, job):
+            raise ZeroDivisionError(job)
+
+    async with serving(tmp_path, Broken()) as (server, connect):
+        good, bad = await connect(), await connect()
+        await bad.committed("e1", await bad.leased())
+        assert isinstance(await bad.receive(), Accepted)
+        with capture_logs() as logs:
+            await bad.send(Cancel("e1"))
+            assert await bad.receive() is None
+            await good.leased()
+        assert server.trainers == 1
+        assert list(server.holdings.exports) == ["e1"]
+    assert [line["event"] for line in logs if line.get("exc_info")] == ["bug in a connection"]
+
+
+@pytest.mark.parametrize(
+    "shortage", [OSError(errno.EMFILE, "files"), MemoryError(), RuntimeError("can't start new thread")], ids=repr
+)
+async def test_what_the_machine_is_short_of_refuses_a_segment(tmp_path, monkeypatch, shortage):
+    """The trainer stays connected, and has its segment when there is one."""
+
+    def short(_nbytes):
+        raise shortage
+
+    async with serving(tmp_path, Jobs()) as (server, connect):
+        trainer = await connect()
+        with monkeypatch.context() as machine:
+            machine.setattr(connection_module, "make_segment", short)
+            await trainer.send(protocol.Reserve(1, PAGE_BYTES))
+            refused = await trainer.receive()
+        assert refused.code == ("too-many-files" if isinstance(shortage, OSError) else "memory-short")
+        assert server.holdings.used_bytes == 0
+        await trainer.leased()
 
 
 async def test_another_protocol_is_refused_with_the_remedy(tmp_path):
@@ -336,7 +398,6 @@ async def test_a_long_reason_is_told_as_far_as_a_message_goes(tmp_path):
     async with serving(tmp_path, Jobs(refuse=DropError("request-invalid", reason, remedy=reason))) as (_, connect):
         trainer = await connect()
         await trainer.committed("e1", await trainer.leased())
-        assert isinstance(await trainer.receive(), Release)
         failed = await trainer.receive()
         assert failed.code == "request-invalid"
         assert reason.startswith(failed.message)

@@ -10,7 +10,7 @@ from smdaemon.handoff import protocol
 from smdaemon.handoff import server as server_module
 from smdaemon.handoff.exports import Ended
 from smdaemon.handoff.memory import PAGE_BYTES
-from smdaemon.handoff.protocol import Accepted, Commit, Lease, Offer, Release
+from smdaemon.handoff.protocol import Accepted, Commit, Done, Lease, Offer
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ async def test_an_export_waits_until_it_can_be_accepted(tmp_path, attempts):
         jobs.refuse = None
         assert await trainer.receive() == Accepted("e1", 1)
         server.ended("e1", Ended(version=1))
-        assert await trainer.receive() == Release(segment)
+        assert await trainer.receive() == Done("e1", 1, "")
         assert [handed.export for handed in jobs.accepted] == ["e1"]
 
 

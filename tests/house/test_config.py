@@ -207,6 +207,15 @@ def test_a_file_that_is_not_utf8_is_refused_with_its_line():
     assert (caught.value.code, ":2:" in str(caught.value)) == ("config-syntax", True)
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000], ids=["digits", "depth"])
+def test_what_the_parser_gives_up_is_refused(value):
+    """A reload of it changes nothing, as of any other mistake."""
+    error = refused(f"{GOOD}keep_last = {value}\n")
+    assert error.code == "config-syntax"
+    assert str(error).startswith(f"{FILE}: ")
+    assert len(str(error)) < 300
+
+
 def test_a_missing_file_is_refused(tmp_path):
     """The message names the path."""
     with pytest.raises(ConfigError, match="no such file") as caught:

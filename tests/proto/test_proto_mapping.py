@@ -11,6 +11,7 @@ from smdaemon.errors import DropError
 from smdaemon.proto import v1
 from smdaemon.proto.mapping import (
     dict_to_message,
+    message_from_protobuf,
     message_to_dict,
     parse_json,
     request_from_json,
@@ -97,6 +98,8 @@ def test_toml_request():
         (b'{"zzz": 1}', "unknown field 'zzz'; the fields are model, source"),
         (b"[]", "expected an object, got []"),
         (b'{"version": "1x"}', "version: expected a whole number, got '1x'"),
+        (b'{"version": "--5"}', "version: expected a whole number, got '--5'"),
+        (b'{"version": "-"}', "version: expected a whole number, got '-'"),
         (b'{"version": true}', "version: expected a whole number, got True"),
         (b'{"version": 1.0}', "version: expected a whole number, got 1.0"),
         (b'{"version": 9223372036854775808}', "version: 9223372036854775808 is outside"),
@@ -138,6 +141,32 @@ def test_bad_protobuf_requests(data):
     with pytest.raises(DropError) as caught:
         request_from_protobuf(data)
     assert caught.value.code == "request-invalid"
+
+
+FIELD_99 = b"\x98\x06\x01"
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (v1.ExportRequest.FromString(FIELD_99), "unknown field number 99"),
+        (
+            v1.ExportRequest(modes={"train": v1.ModeGraph(), "eval": v1.ModeGraph.FromString(FIELD_99)}),
+            "modes.eval: unknown field",
+        ),
+        (
+            v1.ModelList(models=[v1.Model(), v1.Model(error=v1.Error.FromString(FIELD_99))]),
+            "models[1].error: unknown field number 99",
+        ),
+    ],
+    ids=["at the top", "in a map", "in a list and in one"],
+)
+def test_a_protobuf_field_that_is_not_known_is_refused_wherever_it_stands(message, told):
+    """Its number and its place are told."""
+    with pytest.raises(DropError) as caught:
+        message_from_protobuf(message.SerializeToString(), type(message))
+    assert caught.value.code == "request-invalid"
+    assert told in caught.value.message
 
 
 def test_nulls_and_times():

@@ -3,6 +3,8 @@
 const TOKEN = "smdaemon-token";
 // The daemon says every 15 s that it is there: a stream that is silent for longer is dead, whatever the network believes.
 const SILENCE_MS = 40_000;
+// Of JSON: a text in quotes, or a number.
+const TOKENS = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*/g;
 
 /** What the daemon refused, or that it does not answer. */
 export class ApiError extends Error {
@@ -20,16 +22,26 @@ export function setToken(token) {
   else sessionStorage.removeItem(TOKEN);
 }
 
+/**
+ * The value of a JSON text. A whole number that no number of JavaScript holds, as a version may be, comes as text.
+ *
+ * The daemon takes it back as text, too.
+ */
+export function fromJson(text) {
+  const isLarge = (token) => /^-?\d+$/.test(token) && !Number.isSafeInteger(Number(token));
+  return JSON.parse(text.replace(TOKENS, (token) => (isLarge(token) ? `"${token}"` : token)));
+}
+
 function headers(more = {}) {
   const token = sessionStorage.getItem(TOKEN);
   return token ? { ...more, Authorization: `Bearer ${token}` } : more;
 }
 
 async function answered(response) {
-  if (response.ok) return response.json();
+  if (response.ok) return fromJson(await response.text());
   let answer = {};
   try {
-    answer = await response.json();
+    answer = fromJson(await response.text());
   } catch {
     // a proxy's page, not the daemon's answer
   }
@@ -94,7 +106,7 @@ function parsed(block) {
     const [name, value] = [line.slice(0, colon), line.slice(colon + 1).trimStart()];
     if (name === "event") event.type = value;
     else if (name === "id") event.id = Number(value);
-    else if (name === "data") event.data = JSON.parse(value);
+    else if (name === "data") event.data = fromJson(value);
   }
   return event.data === null ? null : event;
 }
