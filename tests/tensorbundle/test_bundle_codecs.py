@@ -16,6 +16,8 @@ from smdaemon.tensorbundle.blocks import finish_block, open_block, read_block, s
 from smdaemon.tensorbundle.checksum import crc32c, mask, unmask
 from smdaemon.tensorbundle.coding import read_varint, varint
 from smdaemon.tensorbundle.entries import (
+    ELEMENTS_LIMIT,
+    RANK_LIMIT,
     decode_entry,
     decode_header,
     encode_header,
@@ -278,6 +280,31 @@ def test_chunk_boxes_are_runs_that_cover_the_shape_in_order(shape: list[int], el
     ]
     assert all(len(run) <= elements for run in runs)
     assert np.concatenate(runs).tolist() == whole.reshape(-1).tolist()
+
+
+def test_fields_that_are_left_out_or_unknown_are_taken_as_protobuf_has_them():
+    """No dtype is no dtype; a dimension without a size is 0; numbers of fixed width that we do not know are passed over."""
+    assert drop_code(lambda: decode_entry(b"")) == "dtype-unsupported"
+    unknown = b"\x79" + bytes(8) + b"\x7d" + bytes(4)
+    entry = decode_entry(unknown + b"\x08\x01" + b"\x12\x02\x12\x00" + unknown + b"\x12\x04\x12\x02\x08\x03")
+    assert (entry.dtype.name, entry.shape) == ("float32", (0, 3))
+    assert drop_code(lambda: decode_entry(b"\x08\x01\x12\x02\x18\x01")) == "bundle-corrupt"  # of unknown rank
+    for cut in range(1, len(unknown)):
+        if cut != 9:
+            assert drop_code(lambda cut=cut: decode_entry(b"\x08\x01" + unknown[:cut])) == "bundle-corrupt"
+
+
+def test_limits_of_shapes_are_the_last_that_are_taken():
+    """As many dimensions and elements as TensorFlow has, and not one more."""
+
+    def shape(*sizes: int) -> bytes:
+        dims = b"".join(b"\x12" + varint(1 + len(varint(size))) + b"\x08" + varint(size) for size in sizes)
+        return b"\x08\x01\x12" + varint(len(dims)) + dims
+
+    assert len(decode_entry(shape(*[1] * RANK_LIMIT)).shape) == RANK_LIMIT
+    assert drop_code(lambda: decode_entry(shape(*[1] * (RANK_LIMIT + 1)))) == "bundle-corrupt"
+    assert decode_entry(shape(ELEMENTS_LIMIT)).shape == (ELEMENTS_LIMIT,)
+    assert drop_code(lambda: decode_entry(shape(ELEMENTS_LIMIT, 2))) == "bundle-corrupt"
 
 
 def test_unknown_dtypes_are_refused_by_name_and_number():
