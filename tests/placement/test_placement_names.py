@@ -162,6 +162,7 @@ def test_names_merge_as_nested_scopes(outer, inner):
         ("remap:/job:ps/gpu:2=/cpu:0", FULL, FULL),
         ("remap:/device:cpu:1=/gpu:0", "/device:CPU:1", "/device:GPU:0"),
         ("remap:/cpu:1=/gpu:0", "/device:CPU:1", "/device:GPU:0"),
+        ("remap:/gpu=/cpu:0", FULL, "/device:CPU:0"),
         ("remap:/tpu:1=/gpu:0", "/device:TPU:1", "/device:GPU:0"),
         ("remap:/device:Npu:0=/gpu:0", "/device:Npu:0", "/device:GPU:0"),
         ("remap:" + ",".join(["/task:9=/gpu:0"] * 999 + ["/task:1=/gpu:1"]), "/task:1", "/device:GPU:1"),
