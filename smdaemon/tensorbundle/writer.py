@@ -4,7 +4,7 @@
     PREFIX.data-00001-of-00002   bytes of the rest
     PREFIX.index                 table of entries, written last
 
-With one data file the bytes are those that TensorFlow's SaveV2 writes.
+With one data file the bytes are those that TensorFlow's SaveV2 writes, but for tensors that are written as the image that they lie in.
 """
 
 import os
