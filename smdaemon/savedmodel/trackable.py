@@ -5,7 +5,6 @@ attributes an object with these. An object that is reached twice is one node: ti
 and dict values that are plain Python values (numbers, strings, None, Python functions) are not saved, as TensorFlow does not save them.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,6 +15,7 @@ from typing import Any
 
 from smdaemon.errors import DropError
 from smdaemon.savedmodel.functions import GraphFunction
+from smdaemon.savedmodel.graph_names import legal_name, unused
 from smdaemon.savedmodel.object_graph import checkpoint_key, is_trainable
 from smdaemon.savedmodel.tree import ROOT_RESERVED
 from smdaemon.savedmodel.values import tensor_of
@@ -157,7 +157,7 @@ class ObjectTree:
                     "dtype-unsupported", f"TensorFlow has no variables of {tensor.dtype}, the dtype of {where!r}"
                 )
             trainable = is_trainable(tensor.dtype) if made.trainable is None else made.trainable
-            name = legal_name(made.name or "/".join(node.path), taken)
+            name = unused(legal_name(made.name or "/".join(node.path)), taken)
             yield SavedValue(node, name, checkpoint_key(node.path), tensor, trainable, made.device)
 
 
@@ -198,20 +198,3 @@ def _children(node: Node) -> Iterator[tuple[str, Any]]:
             # the prefix is TensorFlow's own
             if not name.startswith("_self_") and kind_of(child) is not None:
                 yield name, child
-
-
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\/>-]", re.ASCII)
-_LEGAL_START = re.compile(r"[A-Za-z0-9.]", re.ASCII)
-
-
-def legal_name(name: str, taken: set[str]) -> str:
-    """A name that TensorFlow takes for an op, near to `name`, and none of `taken`, to which it is added."""
-    stem = legal = _ILLEGAL.sub("_", name)
-    if not _LEGAL_START.match(stem):
-        stem = legal = f"var{stem}"
-    count = 0
-    while legal in taken:
-        count += 1
-        legal = f"{stem}_{count}"
-    taken.add(legal)
-    return legal
