@@ -1,5 +1,7 @@
 """What a re-export refuses and what it leaves alone."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -220,3 +222,20 @@ def test_a_damaged_template_is_an_error_of_ours(affine, tmp_path, name):
         except DropError as error:
             codes.add(error.code)
     assert codes
+
+
+@pytest.mark.parametrize("folder", ["assets", "assets.extra", "assets.extra/deeper"])
+def test_assets_that_cannot_be_listed_are_an_error(tmp_path, monkeypatch, folder):
+    """A template with them gives no model without them."""
+    template = save_affine(tmp_path / "template")
+    (template / folder).mkdir(parents=True, exist_ok=True)
+    scandir = os.scandir
+
+    def refused(path):
+        if os.fspath(path) == os.fspath(template / folder):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError):
+        reexport(template, tensors_named(GOOD))
