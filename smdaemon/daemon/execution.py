@@ -27,6 +27,7 @@ from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
 from smdaemon.publish.space import check_room
 from smdaemon.settings import Config, ModelSettings, parse_size
+from smdaemon.tensorbundle.writer import writing_threads
 
 
 class Execution:
@@ -224,8 +225,8 @@ class _JobReport:
         """See that there is room on the disk, wait for host memory, then move the job on."""
         if not self._plan.copy:  # links, as a rule; a good model is not to wait for room
             self._room(nbytes)
-        shards = self._plan.shards_for(nbytes)
-        reserved = self._budget.reserved(needed(tensors, shards), shards * working_bytes)
+        threads = writing_threads(self._plan.shards_for(nbytes))
+        reserved = self._budget.reserved(needed(tensors, threads), threads * working_bytes)
         trio.from_thread.run(self._held.enter_async_context, reserved)
         trio.from_thread.run(partial(self._attempt.enter, Event.WRITE, tensors=tensors, bytes_total=nbytes))
 

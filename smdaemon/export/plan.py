@@ -1,6 +1,5 @@
 """What one export is to do: a request joined with the settings of its model, every choice made."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +140,8 @@ class ExportPlan:
         """How many data files `nbytes` of tensors are written to."""
         if self.shards:
             return self.shards
-        return max(1, min(nbytes // SHARD_BYTES, os.cpu_count() or 1, 8))
+        # not by the processors of this machine: another one is to write the same files
+        return max(1, min(nbytes // SHARD_BYTES, 8))
 
     def graph_files(self) -> Iterator[Path]:
         """The files of graphs that this export parses and writes anew."""
