@@ -62,7 +62,7 @@ class Execution:
         if (done := await self._already_published(job, attempt, store)) is not None:
             return done
         request = ExportRequest.FromString(job.request)
-        plan = self._plan(job, model, request)
+        plan = await self._plan(job, model, request)
         version = await self._version(job, model, store)
         await attempt.enter(Event.STAGE, version=version, publication=None)
         draft = await trio.to_thread.run_sync(store.draft, f"job{job.id}")
@@ -118,10 +118,11 @@ class Execution:
             metrics=metrics,
         )
 
-    def _plan(self, job: Job, model: ModelSettings, request: ExportRequest) -> ExportPlan:
+    async def _plan(self, job: Job, model: ModelSettings, request: ExportRequest) -> ExportPlan:
         if job.restores is not None:
             return ExportPlan(source=Path(job.source), model_name=model.name, copy=True)
-        plan = ExportPlan.of(Path(job.source), model, request)
+        # in a thread, as it looks where links of the operator's lead
+        plan = await trio.to_thread.run_sync(ExportPlan.of, Path(job.source), model, request)
         if job.origin == "handoff":
             # one data file: what lies in shared memory as it is to lie on the disk is written as one stream
             plan = replace(plan, segment=self._segment_of(job), shards=plan.shards or 1)
