@@ -17,7 +17,7 @@ from smdaemon.errors import DropError
 from smdaemon.savedmodel.functions import GraphFunction
 from smdaemon.savedmodel.graph_names import legal_name, unused
 from smdaemon.savedmodel.object_graph import checkpoint_key, is_trainable
-from smdaemon.savedmodel.tree import ROOT_RESERVED
+from smdaemon.savedmodel.tree import ROOT_RESERVED, check_key_parts
 from smdaemon.savedmodel.values import tensor_of
 from smdaemon.tensorbundle.slices import PartitionedTensor
 from smdaemon.tensorbundle.tensors import Tensor
@@ -83,7 +83,7 @@ class SavedValue:
 class ObjectTree:
     """The nodes of the tree of `root`, numbered breadth first; node 0 is the root, always an object.
 
-    Raises DropError: `name-invalid` for a key of a dict that is no text or empty, `name-clash` for a child of the root that a loaded
+    Raises DropError: `name-invalid` for a key of a dict that is no text or empty, or ends with ".ATTRIBUTES", `name-clash` for a child of the root that a loaded
     model has of its own, `dtype-unsupported` for a root that has no children, for values of dtypes that no variable has, and for things in a list that cannot be saved.
     """
 
@@ -150,6 +150,7 @@ class ObjectTree:
         taken: set[str] = set()
         for node in self.of_kind(NodeKind.VARIABLE):
             made = node.value if isinstance(node.value, Variable) else Variable(node.value)
+            check_key_parts("/".join(node.path), node.path)
             tensor = tensor_of(made.value)
             if not tensor.dtype.variable:
                 where = "/".join(node.path)

@@ -147,9 +147,7 @@ def _check(name: str, path: tuple[str, ...]) -> None:
         raise DropError(
             "name-invalid", f"the name {name!r} is empty or absolute, or a part of it is empty, '.' or '..'"
         )
-    if OBJECT_ATTRIBUTES in name and any(part.endswith(OBJECT_ATTRIBUTES) for part in path):
-        # a key ends the path of its object so; TensorFlow takes the first such end for it
-        raise DropError("name-invalid", f"a part of the name {name!r} ends with {OBJECT_ATTRIBUTES!r}")
+    check_key_parts(name, path)
     if "\0" in name:
         raise DropError("name-invalid", f"the name {name!r} holds NUL")
     if not name.isascii():
@@ -157,6 +155,15 @@ def _check(name: str, path: tuple[str, ...]) -> None:
             name.encode()
         except UnicodeEncodeError:
             raise DropError("name-invalid", f"the name {name!r} cannot be written as UTF-8") from None
+
+
+def check_key_parts(name: str, path: tuple[str, ...]) -> None:
+    """DropError `name-invalid` where a part of the tensor's path ends with ".ATTRIBUTES".
+
+    A key ends the path of its object so, and TensorFlow takes the first such end for it.
+    """
+    if OBJECT_ATTRIBUTES in name and any(part.endswith(OBJECT_ATTRIBUTES) for part in path):
+        raise DropError("name-invalid", f"a part of the name {name!r} ends with {OBJECT_ATTRIBUTES!r}")
 
 
 def _arrange(root: Branch) -> Iterator[Leaf]:
