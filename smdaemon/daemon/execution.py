@@ -27,6 +27,7 @@ from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
 from smdaemon.publish.space import check_room
 from smdaemon.settings import Config, ModelSettings, parse_size
+from smdaemon.tensorbundle.writer import writing_threads
 
 
 class Execution:
@@ -61,7 +62,7 @@ class Execution:
         if (done := await self._already_published(job, attempt, store)) is not None:
             return done
         request = ExportRequest.FromString(job.request)
-        plan = self._plan(job, model, request)
+        plan = await self._plan(job, model, request)
         version = await self._version(job, model, store)
         await attempt.enter(Event.STAGE, version=version, publication=None)
         draft = await trio.to_thread.run_sync(store.draft, f"job{job.id}")
@@ -117,10 +118,11 @@ class Execution:
             metrics=metrics,
         )
 
-    def _plan(self, job: Job, model: ModelSettings, request: ExportRequest) -> ExportPlan:
+    async def _plan(self, job: Job, model: ModelSettings, request: ExportRequest) -> ExportPlan:
         if job.restores is not None:
             return ExportPlan(source=Path(job.source), model_name=model.name, copy=True)
-        plan = ExportPlan.of(Path(job.source), model, request)
+        # in a thread, as it looks where links of the operator's lead
+        plan = await trio.to_thread.run_sync(ExportPlan.of, Path(job.source), model, request)
         if job.origin == "handoff":
             # one data file: what lies in shared memory as it is to lie on the disk is written as one stream
             plan = replace(plan, segment=self._segment_of(job), shards=plan.shards or 1)
@@ -224,8 +226,8 @@ class _JobReport:
         """See that there is room on the disk, wait for host memory, then move the job on."""
         if not self._plan.copy:  # links, as a rule; a good model is not to wait for room
             self._room(nbytes)
-        shards = self._plan.shards_for(nbytes)
-        reserved = self._budget.reserved(needed(tensors, shards), shards * working_bytes)
+        threads = writing_threads(self._plan.shards_for(nbytes))
+        reserved = self._budget.reserved(needed(tensors, threads), threads * working_bytes)
         trio.from_thread.run(self._held.enter_async_context, reserved)
         trio.from_thread.run(partial(self._attempt.enter, Event.WRITE, tensors=tensors, bytes_total=nbytes))
 

@@ -343,9 +343,9 @@ def _order_of(model: ModelSettings, request: ExportRequest, source: Path) -> tup
     with suppress(SmdaemonError, OSError), confined(_root_of(model)):
         source = _main_file(source)
     if model.version == "step":
-        step = step_of(source, {})
+        step = step_of(source, {}, Path(model.watch))
         if step is None:
-            step = _step_inside(source, request.format or model.format, _root_of(model))
+            step = _step_inside(source, request.format or model.format, model)
     if step is not None:
         return float(step), step
     try:
@@ -354,11 +354,11 @@ def _order_of(model: ModelSettings, request: ExportRequest, source: Path) -> tup
         return 0.0, None
 
 
-def _step_inside(source: Path, format_name: str, root: Path | None) -> int | None:
+def _step_inside(source: Path, format_name: str, model: ModelSettings) -> int | None:
     """The step that the metadata of a source tells; None too where it is unsound. EnvironmentFault that is to be tried again."""
     try:
-        with confined(root), open_source(source, format_name) as opened:
-            return step_of(source, opened.metadata)
+        with confined(_root_of(model)), open_source(source, format_name) as opened:
+            return step_of(source, opened.metadata, Path(model.watch))
     except EnvironmentFault as error:
         if error.retryable:
             raise

@@ -36,6 +36,22 @@ SAVED_MODEL = "saved-model"
 _DESCRIPTION_METADATA = "model_config"  # where Keras keeps a model's description
 
 
+_BESIDE_THE_VALUES = "give the checkpoint its .meta file, or leave it out"
+_OPTIONS_OF_GRAPHS = {
+    "signatures": (
+        "signatures by tensor names need the graph of the source",
+        "give the checkpoint its .meta file, or take the signatures of a template",
+    ),
+    "meta_graph": ("a meta_graph is the graph of a checkpoint, and the source is none", "leave it out"),
+    "main_op": ("a main_op is an op in the graph of a checkpoint", _BESIDE_THE_VALUES),
+    "prune": ("to prune is for the graph of a checkpoint", _BESIDE_THE_VALUES),
+    "name_map": ("a name_map needs a template, modes or functions to map names to", "rename gives tensors other names"),
+    "serving_tensorflow": ("serving_tensorflow is the release for functions", "name their bundle, or leave it out"),
+}
+_FOR_CHECKPOINTS = ("meta_graph", "main_op", "prune")
+"""What a model may be set to for its checkpoints, and a request that names another graph, or none, has no way to take back."""
+
+
 def assemble(plan: ExportPlan, source: Source, target: Path) -> Contents:
     """The contents of the SavedModel that `plan` describes and that will be `target`; no value has been read when it returns.
 
@@ -67,7 +83,7 @@ def _with_graph(plan: ExportPlan, source: Source, tensors: Mapping[str, Tensor],
         return _of_template(replace(plan, missing="keep"), plan.source, {})
     if isinstance(source, CheckpointSource):
         return _of_checkpoint(plan, source, tensors)
-    _refuse_signatures(plan)
+    _refuse_beside_weights(plan)
     return weights_contents(tensors, tags=plan.tags or (SERVING,), separator=plan.separator)
 
 
@@ -75,7 +91,7 @@ def _of_template(plan: ExportPlan, template: Path, tensors: Mapping[str, Tensor]
     """The graph of `template` with the values of the source."""
     from smdaemon.savedmodel.reexport import reexport
 
-    _refuse_signatures(plan)
+    _refuse_ineffective(plan, "name_map", *_FOR_CHECKPOINTS)
     return reexport(
         template,
         tensors,
@@ -95,7 +111,7 @@ def _of_functions(plan: ExportPlan, path: Path, tensors: Mapping[str, Tensor]) -
     from smdaemon.savedmodel.function_model import function_contents, parameter_values
     from smdaemon.savedmodel.options import SaveOptions
 
-    _refuse_signatures(plan)
+    _refuse_ineffective(plan, "name_map", "serving_tensorflow", *_FOR_CHECKPOINTS)
     if plan.template is not None or plan.modes:
         remedy = "leave out function, or template and modes"
         raise DropError("request-invalid", "both functions and a template are to give the graph", remedy=remedy)
@@ -116,8 +132,9 @@ def _of_checkpoint(plan: ExportPlan, source: CheckpointSource, tensors: Mapping[
 
     meta = plan.meta_graph or graphs.graph_path(source.prefix)
     if plan.graph == "none" or source.format == SAVED_MODEL or not (plan.meta_graph or exists(meta)):
-        _refuse_signatures(plan)
+        _refuse_beside_weights(plan)
         return source.contents(tensors, tags=plan.tags or (SERVING,), separator=plan.separator)
+    _refuse_ineffective(plan, "signatures", *_FOR_CHECKPOINTS)
     _refuse_selection(source, tensors)
     options = graphs.GraphOptions(
         tags=plan.tags or (SERVING,),
@@ -139,7 +156,7 @@ def _of_modes(plan: ExportPlan, tensors: Mapping[str, Tensor], target: Path) -> 
     from smdaemon.placement import place
     from smdaemon.savedmodel.modes import Mode, modes_builder
 
-    _refuse_signatures(plan)
+    _refuse_ineffective(plan, "name_map", *_FOR_CHECKPOINTS)
     known = {mode.value: mode for mode in Mode}
     graphs: dict[Mode, ModeGraph] = {}
     for name, mode in plan.modes.items():
@@ -222,7 +239,13 @@ def _refuse_selection(source: Source, tensors: Mapping[str, Tensor]) -> None:
         raise DropError("request-invalid", "the graph of the source needs all tensors of the source", remedy=remedy)
 
 
-def _refuse_signatures(plan: ExportPlan) -> None:
-    if plan.signatures:
-        remedy = "give the checkpoint its .meta file, or take the signatures of a template"
-        raise DropError("request-invalid", "signatures by tensor names need the graph of the source", remedy=remedy)
+def _refuse_beside_weights(plan: ExportPlan) -> None:
+    """As below, for weights without a graph."""
+    _refuse_ineffective(plan, *(_FOR_CHECKPOINTS if plan.graph == "none" else ()))
+
+
+def _refuse_ineffective(plan: ExportPlan, *taken: str) -> None:
+    """DropError for an option of graphs that the graph of this export does not take: it would be passed over in silence."""
+    for option, (message, remedy) in _OPTIONS_OF_GRAPHS.items():
+        if option not in taken and getattr(plan, option):
+            raise DropError("request-invalid", message, remedy=remedy)

@@ -11,12 +11,12 @@ from smdaemon.tensorbundle.tensors import CHUNK_BYTES
 _PER_TENSOR = 4096  # graph nodes, index entry and object graph of one tensor, measured with 20,000 of them
 
 
-def needed(tensors: int, shards: int) -> int:
-    """Bytes that an export of so many tensors to so many data files holds: its chunks and its graph, never its values.
+def needed(tensors: int, threads: int) -> int:
+    """Bytes that an export of so many tensors by so many threads holds: its chunks and its graph, never its values.
 
-    What a source takes to be read comes on top: its `working_bytes` for each data file.
+    What a source takes to be read comes on top: its `working_bytes` for each thread.
     """
-    return shards * 2 * CHUNK_BYTES + tensors * _PER_TENSOR
+    return threads * 2 * CHUNK_BYTES + tensors * _PER_TENSOR
 
 
 class ByteBudget:

@@ -31,7 +31,7 @@ class Report(Protocol):
     """Who is told how an export goes. Every method may raise to stop the export; `advance` comes from several threads."""
 
     def writing(self, tensors: int, nbytes: int, working_bytes: int) -> None:
-        """The source is understood; this much will be written, and each data file's thread takes `working_bytes` to read it."""
+        """The source is understood; this much will be written, and each of the threads that write takes `working_bytes` to read it."""
         ...
 
     def advance(self, nbytes: int) -> None:

@@ -85,22 +85,27 @@ class ExportPlan:
 
     @classmethod
     def of(cls, source: Path, model: "ModelSettings", request: "ExportRequest") -> "ExportPlan":
-        """The plan for `source`: what the request leaves open, the model decides. The request's paths are absolute."""
+        """The plan for `source`: what the request leaves open, the model decides. The request's paths are absolute.
+
+        Looks where the links lead that the model's settings name.
+        """
         template = request.template or model.template
         function = request.function or model.function
         warmup = request.warmup or model.warmup
         signatures = request.signatures or model.signatures
-        assets_extra = request.assets_extra or model.assets_extra
+        root = None if model.follow_links else Path(model.watch)
+        own_assets = {name: _operators(path, root) for name, path in model.assets_extra.items()}
+        assets_extra = {name: Path(path) for name, path in request.assets_extra.items()} or own_assets
         text = request.as_text if request.HasField("as_text") else model.as_text
         meta_graph = request.meta_graph or model.meta_graph
         debug_map = request.debug_info_map or model.debug_info_map
         modes = request.modes or model.modes
         named = [model.template, model.function, model.warmup, model.meta_graph, model.debug_info_map]
-        named += (*model.assets_extra.values(), *(mode.template for mode in model.modes.values()))
+        named += (*map(os.fspath, own_assets.values()), *(mode.template for mode in model.modes.values()))
         strip = request.strip_default_attrs if request.HasField("strip_default_attrs") else model.strip_default_attrs
         return cls(
             source=source,
-            root=None if model.follow_links else Path(model.watch),
+            root=root,
             trusted=tuple(Path(path) for path in named if path),
             model_name=model.name,
             format=request.format or model.format,
@@ -130,7 +135,7 @@ class ExportPlan:
             debug_info=request.debug_info or model.debug_info,
             debug_info_map=Path(debug_map) if debug_map else None,
             as_text=text,
-            assets_extra={name: Path(path) for name, path in assets_extra.items()},
+            assets_extra=assets_extra,
             warmup=Path(warmup) if warmup else None,
             io_device=request.io_device or model.io_device,
             modes={name: ModePlan(Path(mode.template), tuple(mode.tags)) for name, mode in modes.items()},
@@ -141,7 +146,8 @@ class ExportPlan:
         """How many data files `nbytes` of tensors are written to."""
         if self.shards:
             return self.shards
-        return max(1, min(nbytes // SHARD_BYTES, os.cpu_count() or 1, 8))
+        # not by the processors of this machine: another one is to write the same files
+        return max(1, min(nbytes // SHARD_BYTES, 8))
 
     def graph_files(self) -> Iterator[Path]:
         """The files of graphs that this export parses and writes anew."""
@@ -152,6 +158,16 @@ class ExportPlan:
         yield Path(f"{self.source}.meta")
         yield self.source.with_suffix(".meta")
         yield from (path for path in (self.meta_graph, self.function) if path is not None)
+
+
+def _operators(path: str, root: Path | None) -> Path:
+    """A file that the configuration names, without links: those are the operator's own, a mounted ConfigMap is made of them.
+
+    Only beneath the watched directory somebody else may have put them there: what lies there is left to be opened as all else in it.
+    """
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 - ".." is taken away as a word, as where it is opened
+    beneath = root is not None and whole.is_relative_to(os.path.abspath(root))  # noqa: PTH100 - as above
+    return Path(path) if beneath else Path(os.path.realpath(path))
 
 
 def check_choices(devices: str, io_device: str, where: str) -> None:

@@ -5,6 +5,7 @@ that a loader would stumble over.
 """
 
 from bisect import bisect
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, takewhile
 from typing import TypeAlias
@@ -20,7 +21,7 @@ from smdaemon.proto.tensorflow import (
     TrackableObjectGraph,
 )
 from smdaemon.savedmodel.constants import VARIABLE_VALUE
-from smdaemon.savedmodel.graph_names import operation
+from smdaemon.savedmodel.graph_names import can_be_imported, operation
 from smdaemon.savedmodel.restores import assignments, restores
 from smdaemon.tensorbundle.entries import BundleEntry
 
@@ -149,13 +150,24 @@ def _check_shape(key: str, entry: BundleEntry, shape: TensorShapeProto) -> None:
 
 
 def check_graph(meta_graph: MetaGraphDef, entries: Entries) -> set[str]:
-    """What the restore ops read is in the bundle and fits; what saver and signatures name is in the graph."""
+    """What the restore ops read is in the bundle and fits; what saver and signatures name is in the graph, whose names can be imported."""
     nodes = {node.name: node for node in meta_graph.graph_def.node}
+    _check_names(meta_graph, nodes)
     _check_references(meta_graph, nodes)
     used = _check_restores(nodes, entries)
     for function in meta_graph.graph_def.library.function:
         used |= _check_restores({node.name: node for node in function.node_def}, entries)
     return used
+
+
+def _check_names(meta_graph: MetaGraphDef, nodes: Mapping[str, NodeDef]) -> None:
+    """No node has another's name, or one that TensorFlow's C++ refuses."""
+    if len(nodes) < len(meta_graph.graph_def.node):
+        name, _ = Counter(node.name for node in meta_graph.graph_def.node).most_common(1)[0]
+        raise inconsistent(f"two nodes of the graph have the name {name!r}")
+    for name in nodes:
+        if not can_be_imported(name):
+            raise inconsistent(f"{name!r} is no name that a node of a graph can have")
 
 
 def _check_references(meta_graph: MetaGraphDef, nodes: Mapping[str, NodeDef]) -> None:

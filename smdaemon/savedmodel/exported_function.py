@@ -12,9 +12,9 @@ from smdaemon.errors import DropError
 from smdaemon.proto.tensorflow import AttrValue, FunctionDef
 from smdaemon.savedmodel.debug_info import Frame
 from smdaemon.savedmodel.functions import Captured, GraphFunction, add_argument, add_capture
+from smdaemon.savedmodel.graph_names import legal_name
 from smdaemon.savedmodel.structure import TensorSpec
 from smdaemon.savedmodel.tensor_info import dtype_enum, shape_proto
-from smdaemon.savedmodel.trackable import legal_name
 
 CALL_NODE = "XlaCallModule"
 """The name of the node that calls the module, in a function of its own."""
@@ -101,7 +101,7 @@ def _definition(
     """A function that takes the inputs and the variables' handles, reads the variables and calls the module."""
     made = FunctionDef()
     signature = made.signature
-    signature.name, signature.is_stateful = f"__xla_{legal_name(function.name, set()).replace('/', '_')}_{number}", True
+    signature.name, signature.is_stateful = f"__xla_{legal_name(function.name).replace('/', '_')}_{number}", True
     for index, spec in enumerate(function.inputs):
         add_argument(made, index, f"input_{index}", spec)
     values: dict[str, tuple[str, str]] = {}  # of a parameter: the output that reads it, and its dtype

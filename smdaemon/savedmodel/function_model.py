@@ -1,6 +1,8 @@
 """Compiled functions and the values of their parameters as one SavedModel: variables in a tree, functions beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +20,8 @@ from smdaemon.savedmodel.structure import TensorSpec
 from smdaemon.savedmodel.trackable import Variable
 from smdaemon.savedmodel.tree import Branch, Kind, Leaf, nest
 from smdaemon.savedmodel.writer import Contents
-from smdaemon.tensorbundle.tensors import Tensor
+from smdaemon.tensorbundle.dtypes import DType, dtype_named
+from smdaemon.tensorbundle.tensors import Buffer, Tensor
 
 
 def function_contents(
@@ -51,6 +54,32 @@ def function_contents(
                 raise DropError("name-clash", f"{function.attribute!r} is the name of a function and of a parameter")
             setattr(root, function.attribute, made)
     return saved_contents(root, signatures, options, tags=tags)
+
+
+def check_functions(bundle: FunctionBundle) -> None:
+    """DropError as `function_contents` for a bundle of which no values make a SavedModel."""
+    values = {
+        spec.name: _Unread(dtype_named(spec.dtype), tuple(size for size in spec.shape or () if size is not None))
+        for spec in bundle.parameters
+    }
+    function_contents(bundle, values)
+
+
+@dataclass(frozen=True, eq=False)
+class _Unread:
+    """A Tensor whose value nobody asks for."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the value."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    def buffers(self) -> Iterator[Buffer]:
+        """There is none."""
+        raise NotImplementedError
 
 
 def _objects(root: Branch, variables: Mapping[str, Variable]) -> Any:

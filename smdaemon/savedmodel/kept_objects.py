@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from smdaemon.errors import DropError
 from smdaemon.savedmodel.constants import OBJECT_ATTRIBUTES, OBJECT_GRAPH_KEY, SERVING, VARIABLE_VALUE
+from smdaemon.savedmodel.graph_names import legal_name, unused
 from smdaemon.savedmodel.object_graph import ObjectGraphs, is_trainable
 from smdaemon.savedmodel.restore_graph import restore_graph
 from smdaemon.savedmodel.tree import ROOT_RESERVED, Branch, Leaf, Tree, is_reserved
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     TrackableObject = TrackableObjectGraph.TrackableObject
 
-_LEGAL = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*", re.ASCII)
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\/>-]", re.ASCII)
 # Keras's names of layers, which it sets as attributes
 _NUMBERED = re.compile(r"[^\W\d]\w*-[0-9]+")
 _IDENTIFIERS = {
@@ -81,12 +80,12 @@ class _Kept:
             for number in self._variables
         }
         often = Counter(had.values())
-        taken: set[str] = {name for name, count in often.items() if count == 1 and _LEGAL.fullmatch(name)}
+        stays = {name for name, count in often.items() if count == 1 and name == legal_name(name)}
+        taken = set(stays)
         for number, key in self._variables.items():
             name = had[number]
-            if name not in taken:
-                name = _free_name(key, taken)
-                taken.add(name)
+            if name not in stays:
+                name = unused(legal_name(key.partition(f"/{OBJECT_ATTRIBUTES}/")[0]), taken)
             yield Leaf(key, (key,), name)
 
     def object_graphs(self) -> ObjectGraphs:
@@ -204,17 +203,6 @@ def _adopt(graph: "TrackableObjectGraph", keys: Iterable[str]) -> None:
             raise DropError("source-corrupt", f"{OBJECT_GRAPH_KEY} does not name the tensor {key!r}")
         graph.nodes[0].children.add(node_id=len(graph.nodes), local_name=key if path in taken else path)
         graph.nodes.add().attributes.add(name=VARIABLE_VALUE, checkpoint_key=key)
-
-
-def _free_name(key: str, taken: set[str]) -> str:
-    """A legal name of no other variable, made from a key."""
-    path = key.partition(f"/{OBJECT_ATTRIBUTES}/")[0]
-    stem = name = _ILLEGAL.sub("_", path) if _LEGAL.match(path) else f"var{_ILLEGAL.sub('_', path)}"
-    count = 0
-    while name in taken:
-        count += 1
-        name = f"{stem}_{count}"
-    return name
 
 
 def _kind(names: Iterable[str]) -> str:

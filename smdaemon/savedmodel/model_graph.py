@@ -17,12 +17,13 @@ from smdaemon.savedmodel.functions import (
     fill_call,
     wrapper,
 )
+from smdaemon.savedmodel.graph_names import legal_name, unused
 from smdaemon.savedmodel.restore_graph import GRAPH_PRODUCER
 from smdaemon.savedmodel.savers import HANDLE_OP, GraphVariable, add_saver
 from smdaemon.savedmodel.signatures import op_signature_def
 from smdaemon.savedmodel.structure import TensorSpec, flattened
 from smdaemon.savedmodel.tensor_info import dtype_enum, shape_proto
-from smdaemon.savedmodel.trackable import Node, NodeKind, ObjectTree, SavedValue, legal_name
+from smdaemon.savedmodel.trackable import Node, NodeKind, ObjectTree, SavedValue
 from smdaemon.tensorbundle.dtypes import STRING
 
 
@@ -93,7 +94,7 @@ class ModelGraph:
             add_saver(self._meta_graph, variables)
 
     def _add_variable(self, value: SavedValue) -> None:
-        name = legal_name(value.name, self._names)
+        name = unused(legal_name(value.name), self._names)
         kind = _type(value.tensor.dtype.enum)
         shape = AttrValue(shape=shape_proto(value.tensor.shape))
         handle = self._append(name, HANDLE_OP, dtype=kind, shape=shape, shared_name=AttrValue(s=value.name.encode()))
@@ -151,7 +152,7 @@ class ModelGraph:
         return self._node(name, "Placeholder", dtype=kind, shape=shape).name
 
     def _node(self, name: str, op: str, inputs: Iterable[str] = (), **attrs: AttrValue) -> NodeDef:
-        return self._append(legal_name(name, self._names), op, inputs, **attrs)
+        return self._append(unused(legal_name(name), self._names), op, inputs, **attrs)
 
     def _append(self, name: str, op: str, inputs: Iterable[str] = (), **attrs: AttrValue) -> NodeDef:
         node = self._graph.node.add()

@@ -137,22 +137,22 @@ def _debug_info(template: Path, model: "SavedModel", *, is_whole: bool) -> "Grap
 
 
 def _files_below(folder: Path) -> dict[str, Path]:
-    """Every file below `folder` by its path there; none where there is no such folder, OSError where one cannot be listed.
+    """Every file below `folder` by its path there; none where there is no such folder. OSError where it cannot be listed.
 
     Links are listed too, for the writer to refuse: following them would publish what lies elsewhere.
     """
-
-    def refuse(error: OSError) -> None:
-        if not (isinstance(error, FileNotFoundError) and error.filename == str(folder)):
-            raise error
-
     found = {}
-    for directory, folders, names in os.walk(folder, onerror=refuse):
+    for directory, folders, names in os.walk(folder, onerror=_unless_missing):
         for name in folders + names:
             path = Path(directory, name)
             if name in names or path.is_symlink():
                 found[path.relative_to(folder).as_posix()] = path
     return dict(sorted(found.items()))
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _reset_problems(model: "SavedModel", values: "_Values") -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from smdaemon.placement.place import count_colocations, count_devices
 from smdaemon.savedmodel.constants import OBJECT_GRAPH_KEY, VARIABLE_VALUE
 from smdaemon.savedmodel.functions_summary import FunctionSummary, callable_functions, used_ops
+from smdaemon.savedmodel.graph_names import legal_name
 from smdaemon.savedmodel.name_map import object_names
 from smdaemon.savedmodel.reader import (
     read_fingerprint,
@@ -17,7 +18,6 @@ from smdaemon.savedmodel.reader import (
     stored_bytes,
     variables_prefix,
 )
-from smdaemon.savedmodel.tree import legal_name
 from smdaemon.tensorbundle.reader import BundleReader
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ attributes an object with these. An object that is reached twice is one node: ti
 and dict values that are plain Python values (numbers, strings, None, Python functions) are not saved, as TensorFlow does not save them.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -15,10 +14,10 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from smdaemon.errors import DropError
-from smdaemon.savedmodel.constants import OBJECT_ATTRIBUTES
 from smdaemon.savedmodel.functions import GraphFunction
+from smdaemon.savedmodel.graph_names import legal_name, unused
 from smdaemon.savedmodel.object_graph import checkpoint_key, is_trainable
-from smdaemon.savedmodel.tree import ROOT_RESERVED
+from smdaemon.savedmodel.tree import ROOT_RESERVED, check_key_parts
 from smdaemon.savedmodel.values import tensor_of
 from smdaemon.tensorbundle.slices import PartitionedTensor
 from smdaemon.tensorbundle.tensors import Tensor
@@ -84,7 +83,7 @@ class SavedValue:
 class ObjectTree:
     """The nodes of the tree of `root`, numbered breadth first; node 0 is the root, always an object.
 
-    Raises DropError: `name-invalid` for a key of a dict that is no text or empty, `name-clash` for a child of the root that a loaded
+    Raises DropError: `name-invalid` for a key of a dict that is no text or empty, or ends with ".ATTRIBUTES", `name-clash` for a child of the root that a loaded
     model has of its own, `dtype-unsupported` for a root that has no children, for values of dtypes that no variable has, and for things in a list that cannot be saved.
     """
 
@@ -151,6 +150,7 @@ class ObjectTree:
         taken: set[str] = set()
         for node in self.of_kind(NodeKind.VARIABLE):
             made = node.value if isinstance(node.value, Variable) else Variable(node.value)
+            check_key_parts("/".join(node.path), node.path)
             tensor = tensor_of(made.value)
             if not tensor.dtype.variable:
                 where = "/".join(node.path)
@@ -158,7 +158,7 @@ class ObjectTree:
                     "dtype-unsupported", f"TensorFlow has no variables of {tensor.dtype}, the dtype of {where!r}"
                 )
             trainable = is_trainable(tensor.dtype) if made.trainable is None else made.trainable
-            name = legal_name(made.name or "/".join(node.path), taken)
+            name = unused(legal_name(made.name or "/".join(node.path)), taken)
             yield SavedValue(node, name, checkpoint_key(node.path), tensor, trainable, made.device)
 
 
@@ -187,7 +187,8 @@ def _children(node: Node) -> Iterator[tuple[str, Any]]:
     value = node.value
     if isinstance(value, Mapping):
         for key, child in value.items():
-            _check_key(node, key)
+            if not isinstance(key, str) or not key or "\0" in key:
+                raise DropError("name-invalid", f"{'/'.join(node.path)!r} has the key {key!r}, which can be no name")
             if kind_of(child) is not None:
                 yield key, child
     elif isinstance(value, list | tuple):
@@ -198,29 +199,3 @@ def _children(node: Node) -> Iterator[tuple[str, Any]]:
             # the prefix is TensorFlow's own
             if not name.startswith("_self_") and kind_of(child) is not None:
                 yield name, child
-
-
-def _check_key(node: Node, key: Any) -> None:
-    """DropError `name-invalid` for a key that can be no name in the tree; see `tree.nest`."""
-    held = f"{'/'.join(node.path)!r} has the key {key!r}"
-    if not isinstance(key, str) or not key or "\0" in key:
-        raise DropError("name-invalid", f"{held}, which can be no name")
-    if key.endswith(OBJECT_ATTRIBUTES):
-        raise DropError("name-invalid", f"{held}, which ends with {OBJECT_ATTRIBUTES!r}")
-
-
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\/>-]", re.ASCII)
-_LEGAL_START = re.compile(r"[A-Za-z0-9.]", re.ASCII)
-
-
-def legal_name(name: str, taken: set[str]) -> str:
-    """A name that TensorFlow takes for an op, near to `name`, and none of `taken`, to which it is added."""
-    stem = legal = _ILLEGAL.sub("_", name)
-    if not _LEGAL_START.match(stem):
-        stem = legal = f"var{stem}"
-    count = 0
-    while legal in taken:
-        count += 1
-        legal = f"{stem}_{count}"
-    taken.add(legal)
-    return legal

@@ -1,6 +1,5 @@
 """Names such as `layer/0/kernel` as a tree of objects, lists and dicts: the nesting that `tf.saved_model.load` gives back."""
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,6 +8,7 @@ from typing import TypeAlias
 
 from smdaemon.errors import DropError
 from smdaemon.savedmodel.constants import OBJECT_ATTRIBUTES
+from smdaemon.savedmodel.graph_names import legal_characters, legal_name, unused
 
 
 class Kind(Enum):
@@ -88,10 +88,6 @@ _OBJECT_RESERVED = frozenset(
         "_update_uid",
     ]
 )
-_LEGAL_PART = re.compile(r"[A-Za-z0-9_.\\>-]+", re.ASCII)
-_LEGAL_JOINED = re.compile(r"[A-Za-z0-9_.\\/>-]+", re.ASCII)
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_.\\>-]", re.ASCII)
-_LEGAL_START = re.compile(r"[A-Za-z0-9.]", re.ASCII)
 
 
 def nest(names: Iterable[str], separator: str | None = None, *, joined: bool = False) -> Tree:
@@ -151,9 +147,7 @@ def _check(name: str, path: tuple[str, ...]) -> None:
         raise DropError(
             "name-invalid", f"the name {name!r} is empty or absolute, or a part of it is empty, '.' or '..'"
         )
-    if OBJECT_ATTRIBUTES in name and any(part.endswith(OBJECT_ATTRIBUTES) for part in path):
-        # a key ends the path of its object so; TensorFlow takes the first such end for it
-        raise DropError("name-invalid", f"a part of the name {name!r} ends with {OBJECT_ATTRIBUTES!r}")
+    check_key_parts(name, path)
     if "\0" in name:
         raise DropError("name-invalid", f"the name {name!r} holds NUL")
     if not name.isascii():
@@ -163,12 +157,21 @@ def _check(name: str, path: tuple[str, ...]) -> None:
             raise DropError("name-invalid", f"the name {name!r} cannot be written as UTF-8") from None
 
 
+def check_key_parts(name: str, path: tuple[str, ...]) -> None:
+    """DropError `name-invalid` where a part of the tensor's path ends with ".ATTRIBUTES".
+
+    A key ends the path of its object so, and TensorFlow takes the first such end for it.
+    """
+    if OBJECT_ATTRIBUTES in name and any(part.endswith(OBJECT_ATTRIBUTES) for part in path):
+        raise DropError("name-invalid", f"a part of the name {name!r} ends with {OBJECT_ATTRIBUTES!r}")
+
+
 def _arrange(root: Branch) -> Iterator[Leaf]:
     """Orders all children, tells the kinds, names the variables; yields the finished leaves in order.
 
     A stack and no recursion: a name may have more parts than Python has frames.
     """
-    todo = [(root, "", iter(_ordered(root, str)))]
+    todo = [(root, "", iter(_ordered(root, str, _legal_root_part)))]
     while todo:
         branch, prefix, rest = todo[-1]
         for part, legal in rest:
@@ -176,21 +179,12 @@ def _arrange(root: Branch) -> Iterator[Leaf]:
             if isinstance(child, Branch):
                 child.kind = _kind(child)
                 order = int if child.kind is Kind.LIST else str
-                todo.append((child, f"{prefix}{legal}/", iter(_ordered(child, order))))
+                todo.append((child, f"{prefix}{legal}/", iter(_ordered(child, order, _legal_part))))
                 break
-            child.variable = _with_legal_start(prefix + legal)
+            child.variable = prefix + legal
             yield child
         else:
             todo.pop()
-
-
-def legal_name(path: str) -> str:
-    """The name of the variable at `path`, its parts split at "/": as `nest` gives it where no sibling takes it."""
-    return _with_legal_start("/".join(_ILLEGAL.sub("_", part) for part in path.split("/")))
-
-
-def _with_legal_start(name: str) -> str:
-    return name if _LEGAL_START.match(name) else f"var{name}"
 
 
 def _kind(branch: Branch) -> Kind:
@@ -210,30 +204,30 @@ def is_reserved(name: str) -> bool:
     return name.startswith("_") and (name.startswith(("__", "_self_")) or name in _OBJECT_RESERVED)
 
 
-def _ordered(branch: Branch, order: Callable[[str], int | str]) -> Iterable[tuple[str, str]]:
+def _ordered(
+    branch: Branch, order: Callable[[str], int | str], legal_of: Callable[[str, Child], str]
+) -> Iterable[tuple[str, str]]:
     """Puts the children in order; the names of each, and with it a part for its variable's name: legal, unique among siblings.
 
     As no two siblings share a part and no tensor is a parent, no two variables can share a name.
     """
     parts = sorted(branch.children, key=order)
     branch.children = {part: branch.children[part] for part in parts}
-    taken = {part for part in parts if _legal(branch.children[part]).fullmatch(part)}
-    if len(taken) == len(parts):
+    wanted = [legal_of(part, branch.children[part]) for part in parts]
+    if wanted == parts:
         return zip(parts, parts, strict=True)
-    legal_parts = []
-    for part in parts:
-        legal = part
-        if part not in taken:
-            stem = legal = _ILLEGAL.sub("_", part)
-            count = 0
-            while legal in taken:
-                count += 1
-                legal = f"{stem}_{count}"
-            taken.add(legal)
-        legal_parts.append(legal)
+    # who can keep his name keeps it, whoever comes before him
+    taken = {part for part, legal in zip(parts, wanted, strict=True) if legal == part}
+    legal_parts = [part if legal == part else unused(legal, taken) for part, legal in zip(parts, wanted, strict=True)]
     return zip(parts, legal_parts, strict=True)
 
 
-def _legal(child: Child) -> re.Pattern[str]:
-    """What a part's variable may be called: a joined one keeps its "/", as nothing else can lie beneath the tensor above it."""
-    return _LEGAL_JOINED if isinstance(child, Leaf) and child.joined else _LEGAL_PART
+def _legal_root_part(part: str, child: Child) -> str:
+    """What variables beneath the root may begin with in place of a part."""
+    return legal_name(_legal_part(part, child))
+
+
+def _legal_part(part: str, child: Child) -> str:
+    """What a variable's name may have in place of a part: a joined one keeps its "/", as nothing else can lie beneath the tensor above it."""
+    legal = legal_characters(part)
+    return legal if isinstance(child, Leaf) and child.joined else legal.replace("/", "_")

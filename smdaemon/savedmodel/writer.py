@@ -85,7 +85,7 @@ def write_saved_model(
 ) -> WrittenModel:
     """Makes the directory `export_dir` and writes the SavedModel into it; `into_empty` takes an empty directory that is there.
 
-    `shards` is the number of data files and of threads that write them, or the keys of each data file; `on_bytes(n)` is called
+    `shards` is the number of data files, or the keys of each data file; `on_bytes(n)` is called
     after every n bytes of them and of copied assets, `before_model` when all values are written. With `sync` everything is on the disk at the return. The same contents
     give the same bytes. What was written is removed if anything fails.
 

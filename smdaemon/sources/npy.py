@@ -6,6 +6,7 @@ from pathlib import Path
 
 from smdaemon.errors import DropError
 from smdaemon.paths import is_directory
+from smdaemon.savedmodel.constants import SAVED_MODEL_FILENAME_PB, SAVED_MODEL_FILENAME_PBTXT
 from smdaemon.sources.extents import StoredExtent
 from smdaemon.sources.files import SourceFile, source_fault, stat_of
 from smdaemon.sources.npyheader import USUAL_HEADER_BYTES, NpyHeader, header_bytes, parse_header, tensor_of
@@ -14,7 +15,10 @@ from smdaemon.sources.orbax_layout import TELLING
 from smdaemon.sources.values import NumberTensor, TextTensor
 
 _SUFFIX = ".npy"
-_OTHER_SUFFIXES = (".npz", ".safetensors", ".safetensors.index.json", ".msgpack")
+_OTHER_SUFFIXES = (".npz", ".safetensors", ".safetensors.index.json", ".msgpack", ".weights.h5")
+_OTHER_NAMES = frozenset([*TELLING, SAVED_MODEL_FILENAME_PB, SAVED_MODEL_FILENAME_PBTXT])
+# not by its index: files of other kinds are called so, too
+_CHECKPOINT_DATA = ".data-00000-of-"
 _CLAIM_LIMIT = 10_000
 """No more entries of a directory tree are looked at to tell whose drop it is: a watch may meet any tree."""
 
@@ -73,7 +77,7 @@ class NpyDirectoryFormat:
             return False
         found = False
         for count, entry in enumerate(_walk(path)):
-            if entry.name.endswith(_OTHER_SUFFIXES) or entry.name in TELLING:
+            if entry.name.endswith(_OTHER_SUFFIXES) or entry.name in _OTHER_NAMES or _CHECKPOINT_DATA in entry.name:
                 return False
             if count >= _CLAIM_LIMIT:
                 break

@@ -18,7 +18,9 @@ HANDOFF = "handoff"
 
 
 class SegmentSource:
-    """The tensors of a segment, mapped read-only until it is closed and nobody has one of them any more.
+    """The tensors of a segment, mapped until it is closed and nobody has one of them any more.
+
+    What lies between them is set to zero: an earlier save may have left it there, and the segment is written as it lies.
 
     `path` names the segment's memory in any process of the user: /proc/PID/fd/NUMBER. The caller has seen to it that it cannot shrink.
     """
@@ -30,23 +32,24 @@ class SegmentSource:
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path = path
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             raise DropError("handoff-lost", f"the segment {str(path)!r} is gone: {error.strerror}") from error
         try:
-            self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size, prot=mmap.PROT_READ)
+            self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
         except (OSError, ValueError) as error:
             raise fault(OSError(getattr(error, "errno", 0) or 0, str(error)), "mapping a segment") from error
         finally:
             os.close(descriptor)
         if len(self._map) < layout.nbytes:
             raise DropError("handoff-protocol", f"the segment has {len(self._map)} bytes, its plan {layout.nbytes}")
-        self._view = memoryview(self._map)
+        view = memoryview(self._map)[: layout.nbytes]
+        self.held_bytes = _clear_between(view, layout)
+        self.buffer = view.toreadonly()
         self.tensors: Mapping[str, Tensor] = {
             row.name: MappedTensor(self, row.offset, dtype_named(row.dtype), row.shape, row.nbytes)
             for row in layout.rows
         }
-        self.buffer = self._view[: layout.nbytes]
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +57,8 @@ class SegmentSource:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        """The map goes with the last view of it."""
+        """The map goes with the last view of it, and with the last tensor: not with ours, which would keep us in a circle."""
+        self.tensors = {}
 
     def files(self) -> tuple[Path, ...]:
         """None: nobody but the trainer can change it."""
@@ -62,6 +66,21 @@ class SegmentSource:
 
     def check_unchanged(self) -> None:
         """Nothing to be compared: what was written is read back against its checksums."""
+
+
+def _clear_between(view: memoryview, layout: Layout) -> int:
+    """Set to zero what is no tensor's; the bytes of all tensors."""
+    import numpy as np
+
+    content = np.frombuffer(view, np.uint8)
+    end = held = 0
+    for offset, nbytes in layout.places():
+        if offset > end:
+            content[end:offset] = 0
+        end = offset + nbytes
+        held += nbytes
+    content[end:] = 0  # a tensor without bytes may lie behind all others
+    return held
 
 
 def open_segment(segment: Path, plan: Path) -> SegmentSource:

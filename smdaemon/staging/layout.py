@@ -39,6 +39,10 @@ class Layout:
     rows: tuple[Row, ...]
     nbytes: int
 
+    def places(self) -> list[tuple[int, int]]:
+        """Offset and bytes of all that is there, in order; what two tensors share is there once."""
+        return sorted({(row.offset, row.nbytes) for row in self.rows if row.nbytes})
+
 
 def laid_out(specs: Mapping[str, Spec], shared: Mapping[str, str] | None = None) -> Layout:
     """The tensors one after the other; the names in `shared` have the bytes of another, whose name stands behind them.
@@ -63,7 +67,7 @@ def encode_layout(layout: Layout) -> bytes:
 
 
 def decode_layout(plan: bytes, nbytes: int) -> Layout:
-    """The layout that a plan tells, for `nbytes` of a segment; it is believed in nothing.
+    """The layout that a plan tells, for `nbytes` of a segment; it is believed in nothing. It takes what its last tensor ends at.
 
     Raises DropError: `handoff-protocol` where it is malformed, leads out of the segment or lays tensors over each other;
     `dtype-unsupported`, `source-empty`, `name-clash`.
@@ -80,7 +84,7 @@ def decode_layout(plan: bytes, nbytes: int) -> Layout:
     if len({row.name for row in rows}) < len(rows):
         raise DropError("name-clash", "two tensors of the handoff have one name")
     _check_disjoint(rows)
-    return Layout(tuple(rows), nbytes)
+    return Layout(tuple(rows), max(1, *(row.offset + row.nbytes for row in rows)))
 
 
 def _row(item: Any, nbytes: int) -> Row:
@@ -101,7 +105,7 @@ def _is_size(number: object) -> bool:
 
 def _check_disjoint(rows: Sequence[Row]) -> None:
     end, last = 0, ""
-    for row in sorted({row.offset: row for row in rows if row.nbytes}.values(), key=lambda row: row.offset):
+    for row in sorted({row[3:]: row for row in rows if row.nbytes}.values(), key=lambda row: row.offset):
         if row.offset < end:
             raise _malformed(f"{row.name!r} lies over {last!r}")
         end, last = row.offset + row.nbytes, row.name

@@ -11,15 +11,20 @@ from smdaemon.tensorbundle.dtypes import DType
 from smdaemon.tensorbundle.tensors import CHUNK_BYTES, Tensor
 
 _WORTHWHILE = 7 / 8
-"""Where less of an image than this is asked for, its tensors are written one by one: what nobody asked for takes room on the disk."""
+"""Where less of an image than this is tensors, they are written one by one: what lies between them takes room on the disk."""
 
 
 class Image(Protocol):
-    """Memory that begins at a page: `buffer` is its content as far as it is used."""
+    """Memory that begins at a page: `buffer` is its content as far as it is used, zeros where there is no tensor."""
 
     @property
     def buffer(self) -> memoryview:
         """The bytes; they stay as they are while anyone has one of the image's tensors."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of all its tensors; what two of them share counts once."""
         ...
 
 
@@ -41,7 +46,7 @@ class MappedTensor:
 
 
 def common_image(tensors: Sequence[Tensor]) -> Image | None:
-    """The image that so many of the tensors lie in that it should be written whole; None where there is none."""
+    """The image that should be written whole, since all that it holds is asked for; None where there is none."""
     held: dict[int, int] = {}
     images: dict[int, Image] = {}
     seen: set[tuple[int, int]] = set()
@@ -56,4 +61,6 @@ def common_image(tensors: Sequence[Tensor]) -> Image | None:
         return None
     best = max(held, key=lambda key: held[key])
     image = images[best]
-    return image if held[best] >= _WORTHWHILE * len(image.buffer) else None
+    # a tensor that nobody asked for must not get into the file by the way
+    whole = held[best] == image.held_bytes >= _WORTHWHILE * len(image.buffer)
+    return image if whole else None

@@ -1,10 +1,10 @@
-"""Writes a bundle: the data files, one thread each, then the index.
+"""Writes a bundle: the data files, several at once, then the index.
 
     PREFIX.data-00000-of-00002   bytes of the first tensors, end to end, in the order of their names
     PREFIX.data-00001-of-00002   bytes of the rest
     PREFIX.index                 table of entries, written last
 
-With one data file the bytes are those that TensorFlow's SaveV2 writes.
+With one data file the bytes are those that TensorFlow's SaveV2 writes, but for tensors that are written as the image that they lie in.
 """
 
 import os
@@ -56,8 +56,8 @@ def write_bundle(
 ) -> BundleFiles:
     """Write `tensors` as `prefix`.index and `shards` data files, and read the index back.
 
-    `shards` may also say what lies in each data file: names of tensors, and slices of partitioned ones. With several
-    shards each is written by a thread of its own; a tensor lies in one shard whole. `on_bytes(n)` is called
+    `shards` may also say what lies in each data file: names of tensors, and slices of partitioned ones. Several
+    shards are written by `writing_threads`; a tensor lies in one shard whole. `on_bytes(n)` is called
     after each write of n bytes to a data file, by the thread that wrote; what it raises stops all threads and is raised here.
     With `sync` the files are on the disk when this returns; the directory's own entry is the caller's to sync. If anything
     fails, the files made so far are removed.
@@ -85,6 +85,11 @@ def write_bundle(
             file.discard()
         raise
     return BundleFiles(tuple(file.path for file in files), sum(file.size for file in files), index)
+
+
+def writing_threads(shards: int) -> int:
+    """How many threads write so many data files: one for each, as far as there are processors."""
+    return min(shards, os.cpu_count() or 1)
 
 
 def _plan(tensors: Mapping[str, Tensor | PartitionedTensor]) -> tuple[list[Piece], list[tuple[bytes, bytes]]]:
@@ -166,7 +171,7 @@ def _write_shards(
         return _write_shard(files[0], 0, divided[0])
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(len(files), thread_name_prefix="bundle-shard") as pool:
+    with ThreadPoolExecutor(writing_threads(len(files)), thread_name_prefix="bundle-shard") as pool:
         try:
             running = [
                 # in a copy of this context each: what confines reading here confines it there

@@ -30,6 +30,17 @@ async def test_a_drop_is_published_under_its_step(started):
         verify(running.models / "41")
 
 
+async def test_the_watched_directorys_name_is_no_step_of_its_drops(started, tmp_path):
+    """A run may be called `ckpt-2`; a drop in it that tells no step has none."""
+    config = write_config(tmp_path)
+    config.write_text(config.read_text().replace('watch = "runs"', 'watch = "ckpt-2"'))
+    (tmp_path / "ckpt-2").mkdir()
+    async with started(config=config) as running:
+        running.write().rename(tmp_path / "ckpt-2" / "model.npz")
+        (job,) = await running.ended()
+        assert job["error"]["code"] == "no-step"
+
+
 async def test_what_lay_there_before_the_start_is_taken_once(started):
     """A drop from before the start is found, and a restart does not export it again."""
     async with started() as running:

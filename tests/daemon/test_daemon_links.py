@@ -157,6 +157,28 @@ async def test_a_template_of_the_configuration_may_lie_anywhere_and_be_a_link(st
         np.testing.assert_array_equal(loaded.kernel.numpy(), KERNEL)
 
 
+async def test_an_asset_of_the_configuration_may_be_a_link(started, tmp_path):
+    """A mounted ConfigMap is nothing but links to a directory that is replaced as a whole."""
+    (tmp_path / "config" / "..1").mkdir(parents=True)
+    (tmp_path / "config" / "..1" / "note.txt").write_text("hello")
+    (tmp_path / "config" / "..data").symlink_to("..1")
+    (tmp_path / "config" / "note.txt").symlink_to("..data/note.txt")
+    async with started(model='assets_extra = {"note.txt" = "config/note.txt"}') as running:
+        running.drop("step_1.npz")
+        (job,) = await running.ended()
+        assert job["state"] == "published", job
+        assert (running.models / "1" / "assets.extra" / "note.txt").read_text() == "hello"
+
+
+async def test_an_asset_beneath_the_watched_directory_is_followed_nowhere(started, secret):
+    """The configuration names the file, and whoever may write there has put a link in its place."""
+    async with started(model='assets_extra = {"note.txt" = "runs/note.txt"}') as running:
+        (running.runs / "note.txt").symlink_to(secret / "step_9.npz")
+        running.drop("step_1.npz")
+        (job,) = await running.ended()
+        assert job["error"]["code"] in {"source-link", "asset-invalid"}
+
+
 async def test_a_watched_directory_swapped_for_a_link_leads_nowhere(started, secret):
     """A directory between the root and the drop that becomes a link after the drop was found: the retry does not follow it."""
     async with started(model='recursive = true\nvalidator = ["/bin/false"]') as running:

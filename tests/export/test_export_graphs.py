@@ -206,6 +206,35 @@ def test_a_plan_that_contradicts_its_graph_is_refused(tmp_path, template, change
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"signatures": {"s": SignaturePlan({"x": "x:0"}, {"y": "y:0"})}},
+        {"name_map": {"model/*": "*"}},
+        {"meta_graph": Path("it.meta")},
+        {"main_op": "init"},
+        {"prune": True},
+        {"serving_tensorflow": "2.19"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_option_of_a_graph_is_refused_where_there_is_none_to_take_it(tmp_path, change):
+    """It would be passed over in silence."""
+    with pytest.raises(DropError) as caught:
+        export(ExportPlan(values(tmp_path / "v.npz"), **change), tmp_path / "out")
+    assert caught.value.code == "request-invalid"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("other", ["template", "weights"])
+def test_a_request_for_another_graph_or_none_leaves_the_settings_for_checkpoints_out(tmp_path, template, other):
+    """It cannot take them back otherwise: they are those of a model whose checkpoints have graphs."""
+    of_model = {"prune": True, "main_op": "init", "meta_graph": Path("it.meta")}
+    of_request = {"template": template} if other == "template" else {"graph": "none"}
+    export(ExportPlan(values(tmp_path / "v.npz"), **of_model, **of_request), tmp_path / "out")
+    assert (tmp_path / "out" / "saved_model.pb").exists()
+
+
 def test_an_export_in_a_child_process_is_the_same(tmp_path, template):
     """The child writes the same bytes, and reports the same progress."""
     plan = ExportPlan(values(tmp_path / "v.npz"), template=template, signatures={}, tags=("serve",))

@@ -34,7 +34,10 @@ def test_tied_tensors_lie_at_one_place():
     layout = laid_out(specs, {"c": "a"})
     assert [row.offset for row in layout.rows] == [0, 64, 0]
     assert layout.nbytes == 128
-    assert decode_layout(encode_layout(layout), 128).rows == layout.rows
+    again = decode_layout(encode_layout(layout), 128)
+    assert again.rows == layout.rows
+    assert again.places() == [(0, 3), (64, 3)]
+    assert again.nbytes == 67
 
 
 ROW = ["w", "float32", [2], 0, 8]
@@ -52,6 +55,7 @@ BAD = {
     "beyond the segment": {"layout": 1, "tensors": [["w", "float32", [2], 128, 8]]},
     "a negative offset": {"layout": 1, "tensors": [["w", "float32", [2], -8, 8]]},
     "over each other": {"layout": 1, "tensors": [ROW, ["v", "float32", [2], 4, 8]]},
+    "two sizes at one place": {"layout": 1, "tensors": [ROW, ["v", "float32", [1], 0, 4]]},
     "too few columns": {"layout": 1, "tensors": [["w", "float32"]]},
     "a huge number": {"layout": 1, "tensors": [["w", "float32", [1 << 80], 0, 8]]},
 }

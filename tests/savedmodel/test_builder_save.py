@@ -172,7 +172,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
     refused("name-clash", {"signatures": KERNEL}, path)
     refused("name-invalid", {"a": {3: KERNEL}}, path)
     refused("name-invalid", {"a": {"": KERNEL}}, path)
-    refused("name-invalid", {"a": {"x.ATTRIBUTES": KERNEL}}, path)
+    refused("name-invalid", {"a": {"b.ATTRIBUTES": [KERNEL]}}, path)
     refused("dtype-unsupported", {"a": [KERNEL, "text"]}, path)
     refused("dtype-unsupported", KERNEL, path)
     refused("dtype-unsupported", "text", path)

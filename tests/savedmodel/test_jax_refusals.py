@@ -182,6 +182,37 @@ def test_reserved_signature_keys_are_refused(tmp_path, key):
     assert caught.value.code == "signature-invalid"
 
 
+ONES = jnp.ones(3)
+
+
+def plus(params, x):
+    """A function that uses a parameter."""
+    return x + jax.tree.leaves(params)[0].astype("float32")
+
+
+UNSAVABLE = {
+    "a dtype without variables": ("f", {"w": jnp.zeros(3, "float8_e4m3b11fnuz")}),
+    "a packed dtype": ("f", {"w": jnp.zeros(3, "int4")}),
+    "a name of the root's own": ("f", {"variables": ONES}),
+    "a tensor beneath a tensor": ("f", {"a": ONES, "a/b": ONES}),
+    "an empty part": ("f", {"a//b": ONES}),
+    "the end of a key": ("f", {"a.ATTRIBUTES": ONES}),
+    "a function of a parameter's name": ("embed", {"embed": ONES}),
+    "a reserved key": ("__saved_model_init_op", {"w": ONES}),
+}
+
+
+@pytest.mark.parametrize(("key", "params"), UNSAVABLE.values(), ids=UNSAVABLE)
+def test_what_cannot_be_saved_is_not_described_either(key, params):
+    """A trainer is told before its first checkpoint, and in the same words."""
+    functions, inputs = {key: plus}, {key: {"x": ONES}}
+    with pytest.raises(DropError) as of_save:
+        save(functions, params, "nowhere", inputs)
+    with pytest.raises(DropError) as of_describe:
+        describe(functions, jax.eval_shape(lambda: params), inputs)
+    assert (of_describe.value.code, of_describe.value.message) == (of_save.value.code, of_save.value.message)
+
+
 def test_what_the_function_raises_comes_as_it_is():
     """A bug of the function is the trainer's to see, with its own traceback."""
     with pytest.raises(TypeError, match="dot_general"):

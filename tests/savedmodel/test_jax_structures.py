@@ -277,3 +277,14 @@ def test_a_parameter_and_a_function_of_one_name_are_refused(tmp_path):
         save({"w": affine}, PARAMS, tmp_path / "model", {"w": {"x": X}})
     assert caught.value.code == "name-clash"
     save({KEY: affine, "w w": affine}, PARAMS, tmp_path / "model", {KEY: {"x": X}, "w w": {"x": X}}, sync=False)
+
+
+def test_names_that_no_graph_can_have_are_signatures_and_paths_all_the_same(tmp_path, cpp_load):
+    """Parameters, functions and inputs keep their names; what stands for them in the graph is loaded everywhere."""
+
+    def scale(params, obs):
+        return {"<y>": params["<pad>"] * obs["<a>"]}
+
+    params = {"<pad>": jnp.float32(3)}
+    save(scale, params, tmp_path / "model", {"obs": {"<a>": ONE}}, sync=False)
+    assert run_everywhere(tf, cpp_load, tmp_path / "model", {"obs/<a>": np.full(1, 2, np.float32)}) == {"<y>": 6}

@@ -1,6 +1,5 @@
 """What a re-export refuses and what it leaves alone."""
 
-import errno
 import os
 
 import numpy as np
@@ -225,16 +224,18 @@ def test_a_damaged_template_is_an_error_of_ours(affine, tmp_path, name):
     assert codes
 
 
-def test_assets_that_cannot_be_listed_are_an_error_and_not_lost(affine, monkeypatch):
-    """A folder of another user's, or on a disk that fails: the version would lack its warm-up requests. None at all is none."""
-    assert reexport(affine, tensors_named(GOOD)).assets_extra == {}
+@pytest.mark.parametrize("folder", ["assets", "assets.extra", "assets.extra/deeper"])
+def test_assets_that_cannot_be_listed_are_an_error(tmp_path, monkeypatch, folder):
+    """A template with them gives no model without them."""
+    template = save_affine(tmp_path / "template")
+    (template / folder).mkdir(parents=True, exist_ok=True)
     scandir = os.scandir
 
-    def failing(path):
-        if str(path).endswith("assets.extra"):
-            raise PermissionError(errno.EACCES, "no", str(path))
+    def refused(path):
+        if os.fspath(path) == os.fspath(template / folder):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", failing)
+    monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(PermissionError):
-        reexport(affine, tensors_named(GOOD))
+        reexport(template, tensors_named(GOOD))

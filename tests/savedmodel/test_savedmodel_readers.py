@@ -124,6 +124,26 @@ def test_a_tensor_called_save_does_not_meet_the_saver(tmp_path):
     assert meta_graph.saver_def.restore_op_name == "save_2/restore_all"
 
 
+ODD_NAMES = [
+    "convs.0.<user___rates___movie>.weight",
+    "emb.<pad>",
+    r"a\b",
+    "_x",
+    "var_x",
+    "c>",
+    "->",
+]
+
+
+def test_every_loader_takes_odd_names(tmp_path, cpp_load):
+    """What names may hold in Python's checks and not in C++'s is in no graph: TensorFlow 1 and Serving load it."""
+    write_weights(tmp_path / "model", floats(ODD_NAMES))
+    cpp_load.load(tmp_path / "model")
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.saved_model.loader.load(session, ["serve"], str(tmp_path / "model"))
+        assert len(session.run(tf.compat.v1.global_variables())) == len(ODD_NAMES)
+
+
 def test_the_cpp_loader_restores_every_dtype(every_dtype, cpp_load):
     """The loader of TensorFlow Serving restores; values are fetched from its session."""
     export_dir, arrays = every_dtype

@@ -192,6 +192,16 @@ def set_child_number(message):
     message.meta_graphs[0].object_graph_def.nodes[0].children[0].node_id = 4711
 
 
+def set_name_twice(message):
+    """A node with the name of another."""
+    message.meta_graphs[0].graph_def.node.add(name="b", op="NoOp")
+
+
+def set_illegal_name(message):
+    """A name that TensorFlow's Python takes, and its C++ does not."""
+    message.meta_graphs[0].graph_def.node.add(name="b>", op="NoOp")
+
+
 def set_asset(message):
     """An asset that is not there."""
     message.meta_graphs[0].asset_file_def.add().filename = "words.txt"
@@ -209,6 +219,8 @@ def set_asset(message):
         set_signature,
         set_child_name,
         set_child_number,
+        set_name_twice,
+        set_illegal_name,
         set_asset,
     ],
 )

@@ -49,6 +49,18 @@ class Net(tf.Module):
         self.table.insert(tf.constant(["x", "y"]), tf.constant([seed, seed + 1], tf.int64))
 
 
+def test_variables_that_share_a_name_are_told_apart(tmp_path):
+    """Also where the path of the first is the name that they share: TensorFlow 1 and 2 load both."""
+    module = tf.Module()
+    module.w = tf.Variable(1.0, name="w")
+    module.sub = tf.Module()
+    module.sub.w = tf.Variable(2.0, name="w")
+    tf.train.Checkpoint(module).write(str(tmp_path / "ckpt"))
+    assert exported(tmp_path / "ckpt.index", tmp_path / "model") == {"w", "sub/w"}
+    root = loaded(tmp_path / "model")
+    assert (root.w.numpy(), root.sub.w.numpy()) == (1.0, 2.0)
+
+
 def test_objects_keep_their_tree_and_the_checkpoint_its_keys(tmp_path):
     """Lists, dicts and shared objects load as they were; the export is read back into the objects like the checkpoint."""
     prefix = tf.train.Checkpoint(net=Net(5)).save(str(tmp_path / "ckpt"))

@@ -49,6 +49,11 @@ def test_directories_are_claimed_by_what_they_hold(tmp_path):
         "nested": ["layer/0/a.npy"],
         "run": ["ckpt-1.npz", "curve.npy"],
         "hf": ["model.safetensors.index.json", "x.npy"],
+        "keras": ["model.weights.h5", "x.npy"],
+        "tensorflow": ["ckpt-1.index", "ckpt-1.data-00000-of-00001", "x.npy"],
+        "saved_model": ["saved_model.pb", "x.npy"],
+        "saved_model_as_text": ["saved_model.pbtxt", "x.npy"],
+        "searched": ["vectors.index", "x.npy"],
         "other": ["notes.txt"],
         "hidden": [".a.npy", ".cache/b.npy"],
         "arrays.tmp": ["a.npy"],
@@ -59,8 +64,24 @@ def test_directories_are_claimed_by_what_they_hold(tmp_path):
             (tmp_path / folder / file).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / file).touch()
     claimed = {path.name for path in tmp_path.iterdir() if claiming(path)}
-    assert claimed == {"arrays", "nested"}
+    assert claimed == {"arrays", "nested", "searched"}
     assert claiming(tmp_path / "arrays").name == "npydir"
+
+
+FILE_FORMATS = [known for known in FORMATS if known.suffix and known.name != "npy"]
+
+
+@pytest.mark.parametrize("known", FILE_FORMATS, ids=lambda known: known.name)
+def test_a_drop_of_files_among_arrays_makes_no_drop_of_the_directory(tmp_path, known):
+    """Whatever the format of the files: the directory of arrays knows them all."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "curve.npy").touch()
+    (folder / f"ckpt{known.suffix}").touch()
+    if known.suffix == ".index":  # which other files are called, too
+        (folder / "ckpt.data-00000-of-00001").touch()
+    assert known.claims(folder / f"ckpt{known.suffix}")
+    assert claiming(folder) is None
 
 
 def test_detect_takes_what_the_user_names_at_its_word(tmp_path):

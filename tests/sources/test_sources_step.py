@@ -57,6 +57,23 @@ from smdaemon.sources.step import step_of
         ("/w/step-35.5/model.npz", None),
         ("/w/ckpt-41.5.npz", None),
         ("/w/lr-1e-05.npz", None),
+        ("/w/model-2026-11-27.npz", None),
+        ("/w/model-2026-12-01.npz", None),
+        ("/w/ckpt-2026-11-27.npz", None),
+        ("/w/ckpt_2026_11_27.npz", None),
+        ("/w/2026-11-27T10-30-00.npz", None),
+        ("/w/2026-11-27T10:30:00.123456Z.npz", None),
+        ("/w/2026-11-27T10:30:00+01:00.npz", None),
+        ("/w/2026-11-27_10-30.npz", None),
+        ("/w/2026-11-27 10.30.00.npz", None),
+        ("/w/run-2026-11-27_103000.npz", None),
+        ("/w/ckpt-41-2026-11-27.npz", 41),
+        ("/w/2026-11-27-step-41.npz", 41),
+        ("/w/2026-11-27_10-30-00_41.npz", 41),
+        ("/w/model-2026-11-27-41.npz", 41),
+        ("/w/model-2026-11-27-1500.npz", 1500),
+        ("/w/model-2026-13-41.npz", 41),
+        ("/w/2026-11-27/model.npz", None),
         ("/w/loss-2.54e-05.npz", None),
         ("/w/run-ab3e-41.npz", 41),
         ("/w/step100epoch3.npz", 100),
@@ -86,3 +103,11 @@ def test_step_of_metadata(metadata, step):
     """Metadata is asked when the name tells nothing, and only then."""
     assert step_of(Path("/w/model.safetensors"), metadata) == step
     assert step_of(Path("/w/ckpt-1.safetensors"), metadata) == 1
+
+
+def test_the_directory_that_all_drops_are_in_tells_no_step():
+    """Its name is that of a run, and every drop would be of its step; a directory in it tells one."""
+    root = Path("/runs/ckpt-2")
+    assert step_of(root / "model.safetensors", {"step": "100"}, root) == 100
+    assert step_of(root / "model.safetensors", {}, root) is None
+    assert step_of(root / "checkpoint-5" / "model.safetensors", {}, root) == 5

@@ -7,10 +7,11 @@ from smdaemon.tensorbundle.image import MappedTensor, common_image
 
 
 class Memory:
-    """Memory of so many bytes."""
+    """Memory of so many bytes, of which so many are tensors'."""
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, held_bytes: int) -> None:
         self.buffer = memoryview(np.zeros(nbytes, np.uint8)).cast("B")
+        self.held_bytes = held_bytes
 
 
 def tensor(image: Memory, offset: int, nbytes: int) -> MappedTensor:
@@ -18,19 +19,30 @@ def tensor(image: Memory, offset: int, nbytes: int) -> MappedTensor:
     return MappedTensor(image, offset, dtype_named("uint8"), (nbytes,), nbytes)
 
 
-def test_memory_that_is_nearly_all_asked_for_is_written_whole():
+def test_memory_that_is_asked_for_as_a_whole_is_written_whole():
     """Also where a tensor without bytes lies at the place of another."""
-    image = Memory(128)
+    image = Memory(128, 128)
     assert common_image([tensor(image, 0, 0), tensor(image, 0, 64), tensor(image, 64, 64)]) is image
-    assert common_image([tensor(image, 0, 64), tensor(image, 64, 0)]) is None
+
+
+def test_memory_with_a_tensor_that_nobody_asked_for_is_not_written_whole():
+    """However small that tensor is."""
+    image = Memory(128, 128)
+    assert common_image([tensor(image, 0, 64), tensor(image, 64, 63)]) is None
+
+
+def test_memory_that_is_mostly_empty_is_not_written_whole():
+    """What lies between tensors would take room on the disk."""
+    image = Memory(128, 68)
+    assert common_image([tensor(image, 0, 4), tensor(image, 64, 64)]) is None
 
 
 def test_what_lies_at_one_place_counts_once():
     """Tied weights do not make more of the memory asked for."""
-    image = Memory(128)
+    image = Memory(128, 128)
     assert common_image([tensor(image, 0, 64), tensor(image, 0, 64)]) is None
 
 
 def test_tensors_without_bytes_make_no_image():
     """There is nothing to write."""
-    assert common_image([tensor(Memory(128), 0, 0)]) is None
+    assert common_image([tensor(Memory(128, 0), 0, 0)]) is None

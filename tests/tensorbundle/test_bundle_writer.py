@@ -24,6 +24,7 @@ from smdaemon.tensorbundle import (
     dtype_named,
     write_bundle,
 )
+from smdaemon.tensorbundle.writer import writing_threads
 
 FLOAT32 = dtype_named("float32")
 
@@ -97,6 +98,22 @@ def test_the_order_of_the_mapping_does_not_matter(tmp_path: Path):
     first = write_bundle(tmp_path / "a", tensors, sync=False)
     second = write_bundle(tmp_path / "b", dict(reversed(tensors.items())), sync=False)
     assert [path.read_bytes() for path in first.paths] == [path.read_bytes() for path in second.paths]
+
+
+@pytest.mark.parametrize("processors", [1, 3])
+def test_no_more_threads_write_than_there_are_processors(
+    processors: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """However many the data files are; these are the same everywhere."""
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    threads: set[int] = set()
+
+    def on_bytes(_count: int) -> None:
+        threads.add(threading.get_ident())
+
+    files = write_bundle(tmp_path / "v", arrays(20, 100_000), shards=5, on_bytes=on_bytes, sync=False)
+    assert len(threads) <= writing_threads(5) == processors
+    assert len(files.paths) == 6
 
 
 def test_progress_adds_up_to_the_data(tmp_path: Path):

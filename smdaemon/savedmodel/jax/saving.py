@@ -9,7 +9,7 @@ from smdaemon.errors import DropError
 from smdaemon.savedmodel.constants import DEFAULT_SERVING_SIGNATURE_DEF_KEY, SERVING
 from smdaemon.savedmodel.exported_function import ExportedFunction
 from smdaemon.savedmodel.function_bundle import FunctionBundle, encode_functions
-from smdaemon.savedmodel.function_model import function_contents
+from smdaemon.savedmodel.function_model import check_functions, function_contents
 from smdaemon.savedmodel.jax import tracing
 from smdaemon.savedmodel.jax.gradients import gradient_of
 from smdaemon.savedmodel.jax.pytrees import named_leaves
@@ -114,7 +114,9 @@ def describe(
     parameters becomes a servable version. `params` may be shapes (`jax.eval_shape`) instead of arrays. Raises DropError as `save`.
     """
     wanted = _wanted(platforms, serving_tensorflow, allow_custom_calls, debug_info=debug_info)
-    return encode_functions(_compiled(fn, params, inputs, wanted, vjp_order)[0])
+    bundle, _ = _compiled(fn, params, inputs, wanted, vjp_order)
+    check_functions(bundle)
+    return encode_functions(bundle)
 
 
 def symbolic(shape: str, dtype: Any, like: Any = None) -> Any:
