@@ -166,7 +166,8 @@ CODES: dict[str, Code] = {
         "put all of the drop beneath the watch directory; where links of all who can write there may be followed, set follow_links = true",
     ),
     "source-changed": Code(
-        "the source changed while it was read", "rename finished files into place and leave them alone"
+        "the source changed while it was read, or since it was accepted",
+        "rename finished files into place, each under a name of its own, and leave them alone",
     ),
     "dtype-unsupported": Code("TensorFlow cannot store or restore this dtype", "convert the tensor before it is saved"),
     "name-invalid": Code(

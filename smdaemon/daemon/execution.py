@@ -120,7 +120,7 @@ class Execution:
     def _plan(self, job: Job, model: ModelSettings, request: ExportRequest) -> ExportPlan:
         if job.restores is not None:
             return ExportPlan(source=Path(job.source), model_name=model.name, copy=True)
-        plan = ExportPlan.of(Path(job.source), model, request)
+        plan = replace(ExportPlan.of(Path(job.source), model, request), content=job.content)
         if job.origin == "handoff":
             # one data file: what lies in shared memory as it is to lie on the disk is written as one stream
             plan = replace(plan, segment=self._segment_of(job), shards=plan.shards or 1)

@@ -13,7 +13,7 @@ from smdaemon.jobs.states import State
 COLUMNS = (
     "id, model, state, reason, origin, source, identity, format, request, result_path, drop_order, version, export_dir,"
     " tensors, bytes_total, attempts, retry_at, created_at, updated_at,"
-    " error_code, error_message, error_remedy, error_retryable, restores, validator_output, publication"
+    " error_code, error_message, error_remedy, error_retryable, restores, validator_output, publication, content"
 )
 
 
@@ -55,6 +55,7 @@ def to_row(job: Job) -> dict[str, Any]:
         "restores": job.restores,
         "validator_output": encodable(job.validator_output),
         "publication": "" if job.publication is None else _publication_text(job.publication),
+        "content": encodable(job.content),
     }
 
 
@@ -62,7 +63,7 @@ def to_job(row: tuple[Any, ...]) -> Job:
     """The job of a row selected by `COLUMNS`."""
     (job_id, model, state, reason, origin, source, identity, format_, request, result_path, order, version) = row[:12]
     (export_dir, tensors, bytes_total, attempts, retry_at, created_at, updated_at) = row[12:19]
-    (code, message, remedy, retryable, restores, validator_output, publication) = row[19:]
+    (code, message, remedy, retryable, restores, validator_output, publication, content) = row[19:]
     return Job(
         id=job_id,
         model=model,
@@ -87,6 +88,7 @@ def to_job(row: tuple[Any, ...]) -> Job:
         restores=restores,
         validator_output=validator_output,
         publication=Publication(*json.loads(publication)) if publication else None,
+        content=content,
     )
 
 

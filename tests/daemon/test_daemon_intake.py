@@ -15,10 +15,13 @@ from smdaemon.config import load_config
 from smdaemon.daemon import intake, watches
 from smdaemon.errors import DropError, fault
 from smdaemon.handoff.exports import Handed
+from smdaemon.jobs.job import NewJob
 from smdaemon.jobs.ledger import open_ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS
+from smdaemon.proto.v1 import ExportRequest
 from smdaemon.sources import formats
 from smdaemon.sources.base import Identity
+from smdaemon.tensorbundle.reader import BundleReader
 from smdaemon.watch.base import Drop
 
 
@@ -167,3 +170,56 @@ async def test_a_handoff_of_a_step_that_is_no_version_is_refused(tmp_path, step)
             await intake.Intake(ledger, lambda: config).handoff(handed)
         assert caught.value.code == "version-invalid"
         assert await ledger.page() == []
+
+
+def _latest(folder: Path, step: int) -> None:
+    (folder / "writing.tmp").write_bytes(save({"w": np.full(3, step, np.float32)}, {"step": str(step)}))
+    (folder / "writing.tmp").rename(folder / "latest.safetensors")
+
+
+def _values(version: Path) -> list[float]:
+    with BundleReader(version / "variables/variables") as bundle:
+        (key,) = (key for key, _entry in bundle.entries() if key.startswith("w/"))
+        return np.frombuffer(b"".join(map(bytes, bundle.tensor(key).buffers())), np.float32).tolist()
+
+
+@pytest.mark.parametrize("ask", ["drop", "request", "api"])
+async def test_a_version_never_holds_what_took_the_place_of_its_drop(started, tmp_path, ask):
+    """Renamed over while its job waits, across a restart too: that job fails, and the newer drop has a version of its own."""
+    runs = tmp_path / "runs"
+    config = load_config(write_config(tmp_path))
+    (tmp_path / "state").mkdir()
+    _latest(runs, 41)
+    async with open_ledger(tmp_path / "state/journal.sqlite") as ledger:
+        taking = intake.Intake(ledger, lambda: config)
+        if ask == "api":
+            await taking.request(ExportRequest(model="ranker", source="latest.safetensors", version=1041))
+        elif ask == "request":
+            (runs / "a.export.json").write_text('{"source": "latest.safetensors", "version": 1041}')
+            identity = Identity.of((runs / "a.export.json").stat())
+            await taking.drop("ranker", Drop(runs / "a.export.json", "request", "json", identity))
+        else:
+            identity = Identity.of((runs / "latest.safetensors").stat())
+            await taking.drop("ranker", Drop(runs / "latest.safetensors", "output", "safetensors", identity))
+    _latest(runs, 42)
+    async with started() as running:
+        first, second = sorted(await running.ended(2), key=lambda job: job["id"])
+        assert (first["state"], first["error"]["code"]) == ("failed", "source-changed")
+        assert (second["state"], second["version"]) == ("published", 42)
+    assert sorted(path.name for path in running.models.iterdir()) == ["42"]
+    assert _values(running.models / "42") == [42.0] * 3
+
+
+async def test_a_drop_that_waited_over_a_restart_is_exported(started, tmp_path):
+    """As long as it is what it was; so is one of a journal that does not tell what lay there."""
+    config = load_config(write_config(tmp_path))
+    (tmp_path / "state").mkdir()
+    _latest(tmp_path / "runs", 41)
+    identity = Identity.of((tmp_path / "runs/latest.safetensors").stat())
+    async with open_ledger(tmp_path / "state/journal.sqlite") as ledger:
+        drop = Drop(tmp_path / "runs/latest.safetensors", "output", "safetensors", identity)
+        await intake.Intake(ledger, lambda: config).drop("ranker", drop)
+        unknown = NewJob(model="ranker", origin="api", source=str(drop.path), identity="1", order=0.0, version=1)
+        await ledger.accept(unknown)
+    async with started() as running:
+        assert {job["version"]: job["state"] for job in await running.ended(2)} == {41: "published", 1: "published"}
