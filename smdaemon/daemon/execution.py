@@ -25,6 +25,7 @@ from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import Event, State
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
+from smdaemon.publish.presence import check_mounted
 from smdaemon.publish.space import check_room
 from smdaemon.settings import Config, ModelSettings, parse_size
 
@@ -60,6 +61,8 @@ class Execution:
         store = LocalStore(Path(model.publish), self._owner)
         if (done := await self._already_published(job, attempt, store)) is not None:
             return done
+        rows = await self._ledger.versions(model.name)
+        await trio.to_thread.run_sync(check_mounted, store, rows)
         request = ExportRequest.FromString(job.request)
         plan = self._plan(job, model, request)
         version = await self._version(job, model, store)
