@@ -17,7 +17,13 @@ from smdaemon.sources.orbax import OrbaxFormat
 from smdaemon.sources.orbax_layout import is_temporary, items_of
 from smdaemon.sources.safetensors import SafetensorsFormat
 from smdaemon.sources.sharded import ShardedSafetensorsFormat
-from smdaemon.sources.tf_checkpoint import TF_CHECKPOINT, SavedModelFormat, TfCheckpointFormat, is_saved_model
+from smdaemon.sources.tf_checkpoint import (
+    TF1_CHECKPOINT,
+    TF_CHECKPOINT,
+    SavedModelFormat,
+    TfCheckpointFormat,
+    is_saved_model,
+)
 
 FORMATS: tuple[Format, ...] = (
     NpzFormat(),
@@ -30,7 +36,7 @@ FORMATS: tuple[Format, ...] = (
     KerasWeightsFormat(),
     TfCheckpointFormat(),
     # never told by its name alone: whoever names it says that a .meta belongs to every checkpoint
-    TfCheckpointFormat("tf1-checkpoint", wait_for_graph=True),
+    TfCheckpointFormat(TF1_CHECKPOINT, wait_for_graph=True),
     SavedModelFormat(),
 )
 AUTO = "auto"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from smdaemon.proto.tensorflow import TrackableObjectGraph
 
 TF_CHECKPOINT = "tf-checkpoint"
+TF1_CHECKPOINT = "tf1-checkpoint"
 
 _STEPS = ("global_step", "step", "optimizer/iter", "optimizer/_iterations")
 """Where a training job counts its steps, if the checkpoint's name does not say."""
