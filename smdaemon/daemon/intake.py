@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
@@ -34,6 +35,8 @@ from smdaemon.watch.watcher import Drop
 
 _log = get_logger(__name__)
 MAX_REQUEST_BYTES = 1 << 20
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class UnreadableError(Exception):
@@ -102,8 +105,8 @@ class Intake:
         request, source, content = ExportRequest(format=drop.format), drop.path, ""
         problem: SmdaemonError | None = None
         try:
-            source = await trio.to_thread.run_sync(_within, drop.path, model)
-            content = await trio.to_thread.run_sync(_look, source, model, request)
+            source = await _looking(_within, drop.path, model)
+            content = await _looking(_look, source, model, request)
         except SmdaemonError as error:
             if error.retryable:
                 raise
@@ -116,9 +119,9 @@ class Intake:
         """Take a request from the socket. Raises DropError or ConfigError where it cannot be accepted."""
         check_request(request)
         model = self._model_of(request, None)
-        request = await trio.to_thread.run_sync(resolved, request, Path(model.watch), model)
+        request = await _looking(resolved, request, Path(model.watch), model)
         source = Path(request.source)
-        content = await trio.to_thread.run_sync(_look, source, model, request)
+        content = await _looking(_look, source, model, request)
         accepted = await self._ledger.accept(
             *await _job_of(model, request, source, origin="api", identity=content, content=content)
         )
@@ -138,7 +141,8 @@ class Intake:
         request = dict_to_message({**handed.options, "model": handed.model, "source": source}, ExportRequest)
         check_request(request)
         model = self._model_of(request, None)
-        request = await trio.to_thread.run_sync(resolved, request, Path(model.watch), model)
+        request.source = ""  # which is no path
+        request = await _looking(resolved, request, Path(model.watch), model)
         request.source = source
         version = request.version if request.HasField("version") else None
         if version is None and model.version == "step":
@@ -165,11 +169,11 @@ class Intake:
         model, request, source, content = watching, ExportRequest(), drop.path, ""
         problem: SmdaemonError | None = None
         try:
-            request = await trio.to_thread.run_sync(read_request, drop.path, _root_of(watching))
+            request = await _looking(read_request, drop.path, _root_of(watching))
             model = self._model_of(request, watching)
-            request = await trio.to_thread.run_sync(resolved, request, drop.path.parent, model)
+            request = await _looking(resolved, request, drop.path.parent, model)
             source = Path(request.source)
-            content = await trio.to_thread.run_sync(_look, source, model, request)
+            content = await _looking(_look, source, model, request)
         except SmdaemonError as error:
             problem = error
             if error.retryable:
@@ -197,6 +201,11 @@ class Intake:
         return model
 
 
+async def _looking(look: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+    """Look at files in a thread. It changes nothing, so that a stop leaves one that hangs to itself."""
+    return await trio.to_thread.run_sync(look, *arguments, abandon_on_cancel=True)
+
+
 async def _job_of(
     model: ModelSettings,
     request: ExportRequest,
@@ -212,7 +221,7 @@ async def _job_of(
 
     `content` was looked at before: so a step that is found now is that of this content, or the export will find another.
     """
-    order, version = await trio.to_thread.run_sync(_order_of, model, request, source)
+    order, version = await _looking(_order_of, model, request, source)
     if request.HasField("version"):
         version = request.version
     if version is not None and version > MAX_VERSION:
@@ -294,8 +303,7 @@ def resolved(request: ExportRequest, folder: Path, model: ModelSettings) -> Expo
             raise DropError("request-invalid", message, remedy="rename what it leads through")
         return found
 
-    made.source = beneath(request.source)
-    for name in ("template", "function", "warmup", "debug_info_map", "meta_graph"):
+    for name in ("source", "template", "function", "warmup", "debug_info_map", "meta_graph"):
         if getattr(request, name):
             setattr(made, name, beneath(getattr(request, name)))
     for destination, path in request.assets_extra.items():

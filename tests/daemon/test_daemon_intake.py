@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -223,3 +224,37 @@ async def test_a_drop_that_waited_over_a_restart_is_exported(started, tmp_path):
         await ledger.accept(unknown)
     async with started() as running:
         assert {job["version"]: job["state"] for job in await running.ended(2)} == {41: "published", 1: "published"}
+
+
+@pytest.mark.parametrize("where", ["_within", "_look", "_order_of"])
+async def test_a_look_that_hangs_does_not_hold_up_a_stop(started, monkeypatch, where):
+    """A drop on a file system that does not answer: it is found again by the next start."""
+    answers, asked = threading.Event(), threading.Event()
+    real = getattr(intake, where)
+
+    def hanging(*arguments):
+        asked.set()
+        answers.wait(60)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, where, hanging)
+        async with started() as running:
+            running.drop("ckpt-1.npz")
+            await trio.to_thread.run_sync(asked.wait)
+    assert not answers.is_set()
+    answers.set()
+    async with started() as running:
+        (job,) = await running.ended()
+        assert job["state"] == "published"
+
+
+async def test_a_handoff_asks_nothing_of_the_watched_directory(tmp_path, monkeypatch):
+    """Where no option of it is a path, no file system that hangs can hold it up."""
+    (tmp_path / "runs").mkdir()
+    config = load_config(write_config(tmp_path))
+    monkeypatch.setattr(intake, "_within", None)
+    handed = Handed(trainer="t", export="e", model="ranker", step=3, options={}, nbytes=0)
+    async with open_ledger(tmp_path / "journal.sqlite") as ledger:
+        job, new = await intake.Intake(ledger, lambda: config).handoff(handed)
+    assert (job.version, job.source, new) == (3, "handoff:t/3", True)
