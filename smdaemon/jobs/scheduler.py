@@ -33,7 +33,7 @@ LOOK_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ModelPolicy:
-    """How the jobs of one model are attempted. `latest`: the newest drop goes first, and once it is published the older are superseded.
+    """How the jobs of one model are attempted. `latest`: of the drops the newest goes first, and once it is published the older are superseded.
 
     `priority`: the higher goes first. `paused`: nothing but rollbacks, and what may be published already; with a `max_parallel` of 0
     not these either.
@@ -283,7 +283,7 @@ class Scheduler:
                 oldest[name].id,
             ),
         )
-        return max(ready[model], key=_age) if self._policy(model).on_backlog == "latest" else oldest[model]
+        return _latest(ready[model]) if self._policy(model).on_backlog == "latest" else oldest[model]
 
     def _has_room(self, model: str) -> bool:
         running = sum(attempt.job.model == model for attempt in self._running.values())
@@ -434,6 +434,12 @@ def _rank(error: Exception) -> int:
 
 def _may_be_published(job: Job) -> bool:
     return job.publication is not None
+
+
+def _latest(jobs: list[Job]) -> Job:
+    """The newest drop, unless a request has waited longer than every drop: drops come in the place of each other, requests do not."""
+    first = min(jobs, key=lambda job: job.id)
+    return first if first.origin not in COALESCED else max((job for job in jobs if job.origin in COALESCED), key=_age)
 
 
 def _age(job: Job) -> tuple[float, int]:
