@@ -26,7 +26,7 @@ from smdaemon.jobs.states import Event, State
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
 from smdaemon.publish.presence import check_mounted
-from smdaemon.publish.space import check_room
+from smdaemon.publish.space import Promises
 from smdaemon.settings import Config, ModelSettings, parse_size
 
 
@@ -50,6 +50,7 @@ class Execution:
         self._segment_of = segment_of
         # a model's lock, held while one of its versions appears or goes
         self._lock_of = lock_of
+        self._promises = Promises()
         # the scheduler decides how many run; this only keeps exports from crowding out trio's other threads
         self._threads = trio.CapacityLimiter(math.inf)
 
@@ -131,9 +132,14 @@ class Execution:
 
     async def _export(self, attempt: Attempt, plan: ExportPlan, model: ModelSettings, draft: Path) -> Exported:
         """Write and verify the draft, in a thread, or in a process of its own where the graph is large."""
-        room = partial(check_room, Path(model.publish), min_free=self._config().daemon.min_free_bytes)
+
+        def room(nbytes: int) -> None:
+            min_free, progress = self._config().daemon.min_free_bytes, attempt.progress
+            self._promises.make(attempt.job.id, Path(model.publish), nbytes, min_free, lambda: progress.bytes_done)
+
         limit = None if plan.copy else _limit_of(model)  # links are no bytes
         async with AsyncExitStack() as held:
+            held.callback(self._promises.release, attempt.job.id)
             report = _JobReport(attempt, plan, budget=self._budget, held=held, room=room, limit=limit)
             act = export_isolated if await trio.to_thread.run_sync(has_large_graph, plan) else perform
             return await trio.to_thread.run_sync(act, plan, draft, report, limiter=self._threads)

@@ -160,7 +160,7 @@ class View:
                 model.error.CopyFrom(error_message(watch.error))
         room = self._space.rooms.get(settings.name)
         if room is not None:
-            model.disk_free_bytes, model.disk_bytes = room
+            model.disk_free_bytes, model.disk_bytes = room.free, room.size
         if (shortage := self._space.low.get(settings.name)) is not None:
             model.health = "degraded"
             model.error.CopyFrom(error_message(shortage))
