@@ -212,7 +212,11 @@ class View:
         return self._message(await self._scheduler.cancel(job_id))
 
     async def retry(self, job_id: int, /) -> v1.Job:
-        """Run a failed or cancelled job again."""
+        """Run a failed or cancelled job again; ConfigError `job-not-retryable` for what was handed over and is held no more."""
+        job = await self._ledger.get(job_id)
+        if job is not None and job.origin == "handoff" and job.state in TERMINAL and not self._handoffs.holds(job):
+            message = f"job {job_id} is {job.state}, and its tensors, which a trainer handed over, are no longer held"
+            raise ConfigError("job-not-retryable", message, remedy="save once more")
         return self._message(await self._scheduler.retry(job_id))
 
     async def versions(self, model: str, /) -> v1.VersionList:
