@@ -154,7 +154,7 @@ class Intake:
             identity=handed.export,
             format=HANDOFF,
             request=request.SerializeToString(deterministic=True),
-            order=time.time() if handed.step is None else float(handed.step),
+            order=float(handed.step) if model.version == "step" and handed.step is not None else time.time(),
             version=version,
         )
         if (accepted := await self._ledger.accept(new)) is not None:

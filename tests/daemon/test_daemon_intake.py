@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -258,3 +259,15 @@ async def test_a_handoff_asks_nothing_of_the_watched_directory(tmp_path, monkeyp
     async with open_ledger(tmp_path / "journal.sqlite") as ledger:
         job, new = await intake.Intake(ledger, lambda: config).handoff(handed)
     assert (job.version, job.source, new) == (3, "handoff:t/3", True)
+
+
+@pytest.mark.parametrize(("rule", "by_step"), [("step", True), ("sequence", False), ("timestamp", False)])
+async def test_a_handoff_is_as_new_as_a_drop_would_be(tmp_path, rule, by_step):
+    """By its step where the model's versions are steps, else by its time, as everything of that model."""
+    (tmp_path / "runs").mkdir()
+    config = load_config(write_config(tmp_path, model=f'version = "{rule}"'))
+    handed = Handed(trainer="t", export="e", model="ranker", step=3, options={}, nbytes=0)
+    began = time.time()
+    async with open_ledger(tmp_path / "journal.sqlite") as ledger:
+        job, _ = await intake.Intake(ledger, lambda: config).handoff(handed)
+    assert (job.order == 3.0) if by_step else (began <= job.order <= time.time())
