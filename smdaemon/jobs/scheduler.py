@@ -184,6 +184,10 @@ class Scheduler:
 
     async def cancel(self, job_id: int) -> Job:
         """Cancel a job, and stop its attempt; raises `ConfigError` (job-unknown, job-not-cancellable)."""
+        open_job = self._ledger.open_jobs.get(job_id)
+        if open_job is not None and _may_be_published(open_job):
+            message = f"job {job_id} may be published already: its commit had begun, and the next attempt will show"
+            raise ConfigError("job-not-cancellable", message)
         if (attempt := self._running.get(job_id)) is not None:
             if not attempt.cancel():
                 raise ConfigError("job-not-cancellable", f"job {job_id} is being committed")
