@@ -24,8 +24,9 @@ _TRIES_KEPT_SECONDS = 4 * LONGEST_SECONDS
 class _Watch:
     """One model's watch. `looked` is set once everything that lay there has been reported, or the watch was stopped."""
 
-    def __init__(self, spec: WatchSpec, reporter: "_Reporter", on_looked: Callable[[], None]) -> None:
+    def __init__(self, spec: WatchSpec, on_drop: str, reporter: "_Reporter", on_looked: Callable[[], None]) -> None:
         self.spec = spec
+        self.on_drop = on_drop
         self.watcher = Watcher(spec, reporter, on_state=reporter.tell)
         self._reporter = reporter
         self._on_looked = on_looked
@@ -76,14 +77,15 @@ class Watches:
 
         Returns when every watch has looked once.
         """
-        wanted = {model.name: _spec_of(model) for model in models}
+        # what a watch has reported is not reported again: where that was ignored, it begins anew
+        wanted = {model.name: (_spec_of(model), model.on_drop) for model in models}
         for name, watch in list(self._watches.items()):
-            if wanted.get(name) != watch.spec:
+            if wanted.get(name) != (watch.spec, watch.on_drop):
                 watch.scope.cancel()
                 del self._watches[name]
-        for name, spec in wanted.items():
+        for name, (spec, on_drop) in wanted.items():
             if name not in self._watches:
-                watch = self._watches[name] = _Watch(spec, _Reporter(self._intake, name), self._on_looked)
+                watch = self._watches[name] = _Watch(spec, on_drop, _Reporter(self._intake, name), self._on_looked)
                 self._nursery.start_soon(self._run, watch)
         for watch in list(self._watches.values()):
             await watch.looked.wait()
