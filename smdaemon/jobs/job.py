@@ -38,7 +38,7 @@ class NewJob:
     """What is known of an export when it is accepted.
 
     `identity` says which content lies at `source` (size, mtime, inode, ...): the same model, source, identity and request
-    are accepted only once. `request` is a serialised `smdaemon.v1.ExportRequest`. `order` says how new the drop is among
+    are accepted only once. With a `result_path` it is that of the request file, which is accepted only once. `request` is a serialised `smdaemon.v1.ExportRequest`. `order` says how new the drop is among
     those of its model: its step, or the modification time in unix seconds. `restores` is the version that lies at `source`,
     for a job that is to publish it once more. `content` is what lies at `source` where the job is to export that and nothing that
     takes its place later; empty for whatever will lie there.

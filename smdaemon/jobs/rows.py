@@ -102,9 +102,14 @@ def _publication_text(publication: Publication) -> str:
 
 
 def acceptance_key(new: NewJob) -> bytes:
-    """16 bytes that are the same for the same model, source, identity and request only."""
+    """16 bytes that are the same for the same model, source, identity and request only.
+
+    A request file is told by its own name, which that of its result is made of, and identity: what it leads to may be another file by
+    the next start.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for part in (encodable(new.model).encode(), os.fsencode(new.source), encodable(new.identity).encode(), new.request):
+    asked = (new.result_path, b"") if new.result_path else (new.source, new.request)
+    for part in (encodable(new.model).encode(), os.fsencode(asked[0]), encodable(new.identity).encode(), asked[1]):
         # the length in front keeps ("ab", "c") and ("a", "bc") apart
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.digest()

@@ -271,3 +271,19 @@ async def test_a_handoff_is_as_new_as_a_drop_would_be(tmp_path, rule, by_step):
     async with open_ledger(tmp_path / "journal.sqlite") as ledger:
         job, _ = await intake.Intake(ledger, lambda: config).handoff(handed)
     assert (job.order == 3.0) if by_step else (began <= job.order <= time.time())
+
+
+async def test_a_request_is_answered_once_wherever_its_link_leads(started, tmp_path):
+    """A link that leads elsewhere by the next start makes no other request of it: the result stays."""
+    async with started(model='on_drop = "ignore"') as running:
+        for step in (1, 2):
+            running.drop(f"ckpt-{step}.npz")
+        (running.runs / "latest.npz").symlink_to("ckpt-1.npz")
+        (running.runs / "r.export.json").write_text('{"source": "latest.npz", "version": 7}')
+        (job,) = await running.ended()
+        assert (job["state"], job["source"]) == ("published", str(running.runs / "ckpt-1.npz"))
+    (tmp_path / "runs/latest.npz").unlink()
+    (tmp_path / "runs/latest.npz").symlink_to("ckpt-2.npz")
+    async with started(model='on_drop = "ignore"') as running:
+        assert len((await running.ask(running.client.get, "/v1/jobs"))["jobs"]) == 1
+    assert '"published"' in (tmp_path / "runs/r.export.result.json").read_text()
