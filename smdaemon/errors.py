@@ -66,7 +66,7 @@ def shortage(error: Exception) -> EnvironmentFault | None:
         return EnvironmentFault("memory-short", "no memory is left for the export", retryable=True)
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return EnvironmentFault("memory-short", "no further thread can be started", retryable=True)
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN):
         return fault(error, "exporting")
     return None
 
@@ -86,6 +86,7 @@ _FAULTS = {
     errno.EMFILE: ("too-many-files", True),
     errno.ENFILE: ("too-many-files", True),
     errno.ENOMEM: ("memory-short", True),
+    errno.EAGAIN: ("memory-short", True),  # of fork: no further process, by TasksMax or a limit of the kernel
 }
 
 CODES: dict[str, Code] = {
@@ -328,7 +329,10 @@ CODES: dict[str, Code] = {
         "raise fs.inotify.max_user_watches (or max_user_instances) with sysctl",
     ),
     "memory-budget": Code("the export needs more host memory than the budget allows", "raise host_memory"),
-    "memory-short": Code("the machine has no memory left", "free memory; smdaemon tries again by itself"),
+    "memory-short": Code(
+        "the machine gives no more memory, threads or processes",
+        "free memory, or raise TasksMax of the service; smdaemon tries again by itself",
+    ),
     "notifier-failed": Code(
         "the command of a notifier did not end with 0 in time",
         "read what it said in the log; smdaemon tries again by itself",
