@@ -75,7 +75,9 @@ class _Lines:
     def of(self, where: str) -> int:
         """The line of `where`, or of the nearest thing around it."""
         while where not in self._lines:
-            where = re.sub(r"(\.[^.\[]+|\[[^\]]*\])$", "", where)
+            around = re.sub(r"(\.[^.\[]+|\[[^\]]*\])$", "", where)
+            # a key in quotes may hold anything: then it ends at its last point at the latest
+            where = around if around != where else where.rpartition(".")[0] or "$"
         return self._lines[where]
 
 
