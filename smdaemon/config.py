@@ -78,7 +78,8 @@ class _Lines:
         """The line of `where`, or of the nearest thing around it."""
         while where not in self._lines:
             around = re.sub(r"(\.[^.\[]+|\[[^\]]*\])$", "", where)
-            where = around if around != where else "$"  # a quoted key may end with any character
+            # a key in quotes may hold anything: then it ends at its last point at the latest
+            where = around if around != where else where.rpartition(".")[0] or "$"
         return self._lines[where]
 
 

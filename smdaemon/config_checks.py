@@ -114,7 +114,7 @@ def _check_model(model: ModelSettings, at: str, refuse: Callable[..., ConfigErro
         raise refuse("config-invalid", f"{at}.name", message)
     if model.write_rate:
         _check_size(model, "write_rate", at, refuse)
-        if parse_size(model.write_rate) == 0:
+        if not parse_size(model.write_rate):
             message = f"write_rate: at {model.write_rate!r} nothing would ever be written"
             raise refuse("config-invalid", f"{at}.write_rate", message, "leave it out for no limit")
     if model.function and (model.template or model.modes):

@@ -86,7 +86,7 @@ _FAULTS = {
     errno.EMFILE: ("too-many-files", True),
     errno.ENFILE: ("too-many-files", True),
     errno.ENOMEM: ("memory-short", True),
-    errno.EAGAIN: ("memory-short", True),  # of fork, at the limit of tasks
+    errno.EAGAIN: ("memory-short", True),  # of fork: no further process, by TasksMax or a limit of the kernel
 }
 
 CODES: dict[str, Code] = {
@@ -167,7 +167,8 @@ CODES: dict[str, Code] = {
         "put all of the drop beneath the watch directory; where links of all who can write there may be followed, set follow_links = true",
     ),
     "source-changed": Code(
-        "the source changed while it was read", "rename finished files into place and leave them alone"
+        "the source changed while it was read, or since it was accepted",
+        "rename finished files into place, each under a name of its own, and leave them alone",
     ),
     "dtype-unsupported": Code("TensorFlow cannot store or restore this dtype", "convert the tensor before it is saved"),
     "name-invalid": Code(
@@ -328,7 +329,10 @@ CODES: dict[str, Code] = {
         "raise fs.inotify.max_user_watches (or max_user_instances) with sysctl",
     ),
     "memory-budget": Code("the export needs more host memory than the budget allows", "raise host_memory"),
-    "memory-short": Code("the machine has no memory left", "free memory; smdaemon tries again by itself"),
+    "memory-short": Code(
+        "the machine gives no more memory, threads or processes",
+        "free memory, or raise TasksMax of the service; smdaemon tries again by itself",
+    ),
     "notifier-failed": Code(
         "the command of a notifier did not end with 0 in time",
         "read what it said in the log; smdaemon tries again by itself",

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
@@ -79,8 +79,39 @@ def configure(level: LogLevel = "info", fmt: LogFormat = "auto") -> None:
             _prioritised(renderer) if is_journal(sys.stderr) else renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=_Lines(sys.stderr),
     )
+
+
+class _Lines:
+    """Writes lines to a stream. One that cannot be written is dropped: whoever logs is at something else, which is to go on.
+
+    How many were dropped is told once a line can be written again.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._lost = 0
+
+    def __call__(self, *_arguments: object) -> "_Lines":
+        """The logger, as structlog asks for it."""
+        return self
+
+    def msg(self, line: str) -> None:
+        """Write one."""
+        with self._lock:
+            try:
+                self._stream.write(f"{line}\n")
+                self._stream.flush()
+            except OSError:  # its disk is full, or nobody reads it any more
+                self._lost += 1
+                return
+            lost, self._lost = self._lost, 0
+        if lost:
+            get_logger(__name__).warning("log lines were lost", lines=lost)
+
+    debug = info = warning = error = critical = exception = log = msg
 
 
 def adopt_others() -> None:

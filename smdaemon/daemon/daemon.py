@@ -28,7 +28,7 @@ from smdaemon.daemon.locks import state_directory
 from smdaemon.daemon.manager import Manager
 from smdaemon.daemon.notifications import Notifications
 from smdaemon.daemon.pulse import Pulse
-from smdaemon.daemon.results import ResultWriter
+from smdaemon.daemon.results import FINISH_SECONDS, ResultWriter
 from smdaemon.daemon.serving import Serving
 from smdaemon.daemon.settings import load_settings
 from smdaemon.daemon.space import SpaceWatch
@@ -157,8 +157,7 @@ class Daemon:
                 task_status.started(addresses)
                 await self._stop.wait()
                 await self._drain()
-                results.close()
-                await results.finished.wait()
+                await results.finish()
                 view.stopping.set()
                 await served.wait()
                 nursery.cancel_scope.cancel()
@@ -223,7 +222,7 @@ class Daemon:
         self._condition.phase = "draining"
         self._watches.stop()
         seconds = self.config.daemon.drain_seconds
-        self._manager.stopping(seconds + _SETTLE_SECONDS)
+        self._manager.stopping(seconds + _SETTLE_SECONDS + FINISH_SECONDS)
         _log.info("draining", running=self._scheduler.busy, seconds=seconds)
         async with trio.open_nursery() as nursery:
 

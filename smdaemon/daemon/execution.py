@@ -25,7 +25,8 @@ from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import Event, State
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
-from smdaemon.publish.space import check_room
+from smdaemon.publish.presence import check_mounted
+from smdaemon.publish.space import Promises
 from smdaemon.settings import Config, ModelSettings, parse_size
 from smdaemon.tensorbundle.writer import writing_threads
 
@@ -50,6 +51,7 @@ class Execution:
         self._segment_of = segment_of
         # a model's lock, held while one of its versions appears or goes
         self._lock_of = lock_of
+        self._promises = Promises()
         # the scheduler decides how many run; this only keeps exports from crowding out trio's other threads
         self._threads = trio.CapacityLimiter(math.inf)
 
@@ -61,6 +63,8 @@ class Execution:
         store = LocalStore(Path(model.publish), self._owner)
         if (done := await self._already_published(job, attempt, store)) is not None:
             return done
+        rows = await self._ledger.versions(model.name)
+        await trio.to_thread.run_sync(check_mounted, store, rows)
         request = ExportRequest.FromString(job.request)
         plan = await self._plan(job, model, request)
         version = await self._version(job, model, store)
@@ -123,6 +127,7 @@ class Execution:
             return ExportPlan(source=Path(job.source), model_name=model.name, copy=True)
         # in a thread, as it looks where links of the operator's lead
         plan = await trio.to_thread.run_sync(ExportPlan.of, Path(job.source), model, request)
+        plan = replace(plan, content=job.content)
         if job.origin == "handoff":
             # one data file: what lies in shared memory as it is to lie on the disk is written as one stream
             plan = replace(plan, segment=self._segment_of(job), shards=plan.shards or 1)
@@ -130,9 +135,14 @@ class Execution:
 
     async def _export(self, attempt: Attempt, plan: ExportPlan, model: ModelSettings, draft: Path) -> Exported:
         """Write and verify the draft, in a thread, or in a process of its own where the graph is large."""
-        room = partial(check_room, Path(model.publish), min_free=self._config().daemon.min_free_bytes)
+
+        def room(nbytes: int) -> None:
+            min_free, progress = self._config().daemon.min_free_bytes, attempt.progress
+            self._promises.make(attempt.job.id, Path(model.publish), nbytes, min_free, lambda: progress.bytes_done)
+
         limit = None if plan.copy else _limit_of(model)  # links are no bytes
         async with AsyncExitStack() as held:
+            held.callback(self._promises.release, attempt.job.id)
             report = _JobReport(attempt, plan, budget=self._budget, held=held, room=room, limit=limit)
             act = export_isolated if await trio.to_thread.run_sync(has_large_graph, plan) else perform
             return await trio.to_thread.run_sync(act, plan, draft, report, limiter=self._threads)

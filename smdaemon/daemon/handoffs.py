@@ -83,6 +83,10 @@ class Handoffs:
             raise EnvironmentFault("handoff-lost", message, retryable=True)
         raise DropError("handoff-lost", "neither the daemon nor a trainer has the tensors any more")
 
+    def holds(self, job: Job) -> bool:
+        """Whether the tensors of a handoff's job are here."""
+        return job.identity in self.holdings.exports
+
     def restore(self, descriptors: Iterable[tuple[str, int]]) -> None:
         """Take back what the service manager kept; what belongs to no open job is closed."""
         kept: dict[str, dict[str, int]] = defaultdict(dict)

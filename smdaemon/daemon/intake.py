@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
@@ -25,7 +26,7 @@ from smdaemon.settings import Config, ModelSettings
 from smdaemon.sources.base import Identity
 from smdaemon.sources.checkpoint_state import checkpoint_prefix, is_checkpoint
 from smdaemon.sources.files import source_fault
-from smdaemon.sources.formats import open_source
+from smdaemon.sources.formats import identity_of, open_source
 from smdaemon.sources.segment import HANDOFF
 from smdaemon.sources.step import step_of
 from smdaemon.tensorbundle.files import index_path
@@ -34,6 +35,8 @@ from smdaemon.watch.watcher import Drop
 
 _log = get_logger(__name__)
 MAX_REQUEST_BYTES = 1 << 20
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class UnreadableError(Exception):
@@ -99,22 +102,29 @@ class Intake:
         """The job that a drop becomes; EnvironmentFault where a file cannot be read for the moment."""
         if drop.kind == "request":
             return await self._request_file(model, drop)
-        source, problem = drop.path, None
+        request, source, content = ExportRequest(format=drop.format), drop.path, ""
+        problem: SmdaemonError | None = None
         try:
-            source = await trio.to_thread.run_sync(_within, drop.path, model)
-        except DropError as error:
+            source = await _looking(_within, drop.path, model)
+            content = await _looking(_look, source, model, request)
+        except SmdaemonError as error:
+            if error.retryable:
+                raise
             problem = error
-        request = ExportRequest(format=drop.format)
-        return await _job_of(model, request, source, origin="drop", identity=str(drop.identity), problem=problem)
+        return await _job_of(
+            model, request, source, origin="drop", identity=str(drop.identity), content=content, problem=problem
+        )
 
     async def request(self, request: ExportRequest) -> Job:
         """Take a request from the socket. Raises DropError or ConfigError where it cannot be accepted."""
         check_request(request)
         model = self._model_of(request, None)
-        request = await trio.to_thread.run_sync(resolved, request, Path(model.watch), model)
+        request = await _looking(resolved, request, Path(model.watch), model)
         source = Path(request.source)
-        identity = await trio.to_thread.run_sync(_look, source, model)
-        accepted = await self._ledger.accept(*await _job_of(model, request, source, origin="api", identity=identity))
+        content = await _looking(_look, source, model, request)
+        accepted = await self._ledger.accept(
+            *await _job_of(model, request, source, origin="api", identity=content, content=content)
+        )
         if accepted is None:
             raise ConfigError("request-duplicate", f"{request.source!r} was asked for with these options before")
         return accepted
@@ -131,7 +141,8 @@ class Intake:
         request = dict_to_message({**handed.options, "model": handed.model, "source": source}, ExportRequest)
         check_request(request)
         model = self._model_of(request, None)
-        request = await trio.to_thread.run_sync(resolved, request, Path(model.watch), model)
+        request.source = ""  # which is no path
+        request = await _looking(resolved, request, Path(model.watch), model)
         request.source = source
         version = request.version if request.HasField("version") else None
         if version is None and model.version == "step":
@@ -156,14 +167,14 @@ class Intake:
 
     async def _request_file(self, watching: ModelSettings, drop: Drop) -> tuple[NewJob, JobError | None]:
         """The job of a request file; one that cannot be understood becomes a failed job, with a result file that says why."""
-        model, request, source = watching, ExportRequest(), drop.path
+        model, request, source, content = watching, ExportRequest(), drop.path, ""
         problem: SmdaemonError | None = None
         try:
-            request = await trio.to_thread.run_sync(read_request, drop.path, _root_of(watching))
+            request = await _looking(read_request, drop.path, _root_of(watching))
             model = self._model_of(request, watching)
-            request = await trio.to_thread.run_sync(resolved, request, drop.path.parent, model)
+            request = await _looking(resolved, request, drop.path.parent, model)
             source = Path(request.source)
-            await trio.to_thread.run_sync(_look, source, model)
+            content = await _looking(_look, source, model, request)
         except SmdaemonError as error:
             problem = error
             if error.retryable:
@@ -176,6 +187,7 @@ class Intake:
             source,
             origin="request",
             identity=str(drop.identity),
+            content=content,
             result=str(result_path(drop.path)),
             problem=problem,
         )
@@ -190,6 +202,11 @@ class Intake:
         return model
 
 
+async def _looking(look: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+    """Look at files in a thread. It changes nothing, so that a stop leaves one that hangs to itself."""
+    return await trio.to_thread.run_sync(look, *arguments, abandon_on_cancel=True)
+
+
 async def _job_of(
     model: ModelSettings,
     request: ExportRequest,
@@ -197,11 +214,15 @@ async def _job_of(
     *,
     origin: Origin,
     identity: str,
+    content: str,
     result: str = "",
     problem: SmdaemonError | None = None,
 ) -> tuple[NewJob, JobError | None]:
-    """What the journal is to accept, with a problem that is known already. EnvironmentFault as `_order_of`."""
-    order, version = await trio.to_thread.run_sync(_order_of, model, request, source)
+    """What the journal is to accept, with a problem that is known already. EnvironmentFault as `_order_of`.
+
+    `content` was looked at before: so a step that is found now is that of this content, or the export will find another.
+    """
+    order, version = await _looking(_order_of, model, request, source)
     if request.HasField("version"):
         version = request.version
     if version is not None and version > MAX_VERSION:
@@ -216,6 +237,7 @@ async def _job_of(
         result_path=result,
         order=order,
         version=version,
+        content=content,
     )
     return new, None if problem is None else JobError.of(problem)
 
@@ -282,8 +304,7 @@ def resolved(request: ExportRequest, folder: Path, model: ModelSettings) -> Expo
             raise DropError("request-invalid", message, remedy="rename what it leads through")
         return found
 
-    made.source = beneath(request.source)
-    for name in ("template", "function", "warmup", "debug_info_map", "meta_graph"):
+    for name in ("source", "template", "function", "warmup", "debug_info_map", "meta_graph"):
         if getattr(request, name):
             setattr(made, name, beneath(getattr(request, name)))
     for destination, path in request.assets_extra.items():
@@ -324,13 +345,18 @@ def _main_file(source: Path) -> Path:
     return index_path(checkpoint_prefix(source)) if is_checkpoint(source) else source
 
 
-def _look(source: Path, model: ModelSettings) -> str:
-    """The identity of a source that no watcher looked at. DropError where there is none, EnvironmentFault where that cannot be told."""
-    try:
-        with confined(_root_of(model)):
-            return str(Identity.of(status_of(_main_file(source))))
-    except OSError as error:
-        raise source_fault(error, source) from error
+def _look(source: Path, model: ModelSettings, request: ExportRequest) -> str:
+    """Which content lies at a source. DropError where there is none, EnvironmentFault where that cannot be told."""
+    with confined(_root_of(model)):
+        try:
+            return str(identity_of(source, request.format or model.format))
+        except DropError as error:
+            if error.code != "source-unknown-format":
+                raise
+        try:
+            return str(Identity.of(status_of(source)))  # the export will say what is wrong with it
+        except OSError as error:
+            raise source_fault(error, source) from error
 
 
 def _order_of(model: ModelSettings, request: ExportRequest, source: Path) -> tuple[float, int | None]:

@@ -160,7 +160,7 @@ class View:
                 model.error.CopyFrom(error_message(watch.error))
         room = self._space.rooms.get(settings.name)
         if room is not None:
-            model.disk_free_bytes, model.disk_bytes = room
+            model.disk_free_bytes, model.disk_bytes = room.free, room.size
         if (shortage := self._space.low.get(settings.name)) is not None:
             model.health = "degraded"
             model.error.CopyFrom(error_message(shortage))
@@ -212,7 +212,11 @@ class View:
         return self._message(await self._scheduler.cancel(job_id))
 
     async def retry(self, job_id: int, /) -> v1.Job:
-        """Run a failed or cancelled job again."""
+        """Run a failed or cancelled job again; ConfigError `job-not-retryable` for what was handed over and is held no more."""
+        job = await self._ledger.get(job_id)
+        if job is not None and job.origin == "handoff" and job.state in TERMINAL and not self._handoffs.holds(job):
+            message = f"job {job_id} is {job.state}, and its tensors, which a trainer handed over, are no longer held"
+            raise ConfigError("job-not-retryable", message, remedy="save once more")
         return self._message(await self._scheduler.retry(job_id))
 
     async def versions(self, model: str, /) -> v1.VersionList:

@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import trio
 
@@ -22,19 +21,12 @@ PATIENCE_SECONDS = 60.0
 _TRIES_KEPT_SECONDS = 4 * LONGEST_SECONDS
 
 
-class _Wanted(NamedTuple):
-    """How to watch, and what becomes of a drop: a watch that begins anew reports again what was ignored."""
-
-    spec: WatchSpec
-    on_drop: str
-
-
 class _Watch:
     """One model's watch. `looked` is set once everything that lay there has been reported, or the watch was stopped."""
 
-    def __init__(self, wanted: "_Wanted", reporter: "_Reporter", on_looked: Callable[[], None]) -> None:
-        self.wanted = wanted
-        self.spec = spec = wanted.spec
+    def __init__(self, spec: WatchSpec, on_drop: str, reporter: "_Reporter", on_looked: Callable[[], None]) -> None:
+        self.spec = spec
+        self.on_drop = on_drop
         self.watcher = Watcher(spec, reporter, on_state=reporter.tell)
         self._reporter = reporter
         self._on_looked = on_looked
@@ -85,14 +77,15 @@ class Watches:
 
         Returns when every watch has looked once.
         """
-        wanted = {model.name: _Wanted(_spec_of(model), model.on_drop) for model in models}
+        # what a watch has reported is not reported again: where that was ignored, it begins anew
+        wanted = {model.name: (_spec_of(model), model.on_drop) for model in models}
         for name, watch in list(self._watches.items()):
-            if wanted.get(name) != watch.wanted:
+            if wanted.get(name) != (watch.spec, watch.on_drop):
                 watch.scope.cancel()
                 del self._watches[name]
-        for name, wish in wanted.items():
+        for name, (spec, on_drop) in wanted.items():
             if name not in self._watches:
-                watch = self._watches[name] = _Watch(wish, _Reporter(self._intake, name), self._on_looked)
+                watch = self._watches[name] = _Watch(spec, on_drop, _Reporter(self._intake, name), self._on_looked)
                 self._nursery.start_soon(self._run, watch)
         for watch in list(self._watches.values()):
             await watch.looked.wait()

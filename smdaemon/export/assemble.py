@@ -24,7 +24,7 @@ from smdaemon.savedmodel.writer import Contents
 from smdaemon.sources.base import Source
 from smdaemon.sources.files import read_whole, source_fault
 from smdaemon.sources.select import select
-from smdaemon.sources.tf_checkpoint import CheckpointSource
+from smdaemon.sources.tf_checkpoint import TF1_CHECKPOINT, CheckpointSource
 from smdaemon.tensorbundle.tensors import Tensor, array_of
 
 if TYPE_CHECKING:
@@ -126,12 +126,13 @@ def _of_functions(plan: ExportPlan, path: Path, tensors: Mapping[str, Tensor]) -
 
 
 def _of_checkpoint(plan: ExportPlan, source: CheckpointSource, tensors: Mapping[str, Tensor]) -> Contents:
-    """The checkpoint with the graph of its `.meta`, where it has one; its weights otherwise."""
+    """The checkpoint with the graph of its `.meta`, where it has one or its format says that it has; its weights otherwise."""
     from smdaemon.savedmodel import meta_graph as graphs
     from smdaemon.savedmodel.signatures_request import SignatureRequest
 
     meta = plan.meta_graph or graphs.graph_path(source.prefix)
-    if plan.graph == "none" or source.format == SAVED_MODEL or not (plan.meta_graph or exists(meta)):
+    has_graph = plan.meta_graph or source.format == TF1_CHECKPOINT or exists(meta)
+    if plan.graph == "none" or source.format == SAVED_MODEL or not has_graph:
         _refuse_beside_weights(plan)
         return source.contents(tensors, tags=plan.tags or (SERVING,), separator=plan.separator)
     _refuse_ineffective(plan, "signatures", *_FOR_CHECKPOINTS)

@@ -21,7 +21,7 @@ from smdaemon.savedmodel.verify import verify
 from smdaemon.savedmodel.writer import Contents, write_saved_model
 from smdaemon.sources.base import Source
 from smdaemon.sources.files import source_fault
-from smdaemon.sources.formats import open_source, unchanged
+from smdaemon.sources.formats import identity_of, open_source, unchanged
 from smdaemon.sources.segment import open_segment
 from smdaemon.tensorbundle.slices import PartitionedTensor
 from smdaemon.tensorbundle.tensors import Tensor
@@ -80,6 +80,7 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
     """
     report = report or Silent()
     with confined(plan.root, (*plan.trusted, *(plan.segment or ()), target)), open_plan_source(plan) as source:
+        _check_content(plan)
         contents, sizes = _assembled(plan, source, target)
         tensors, nbytes = len(sizes), sum(sizes)
         report.writing(tensors, nbytes, source.working_bytes)
@@ -99,6 +100,23 @@ def export(plan: ExportPlan, target: Path, report: Report | None = None) -> Expo
         except OSError as error:
             raise fault(error, "writing the export") from error
         return Exported(tensors, nbytes, _number(source.metadata, plan.metric))
+
+
+def _check_content(plan: ExportPlan) -> None:
+    """DropError `source-changed` where other content lies at the source than the plan is about.
+
+    Ask once it is open: from then on `unchanged` sees to it.
+    """
+    if not plan.content:
+        return
+    found = str(identity_of(plan.source, plan.format))
+    if found != plan.content:
+        raise DropError(
+            "source-changed",
+            f"{str(plan.source)!r} was {plan.content} (inode-size-mtime) when it was accepted and is {found} now",
+            remedy="what lies there now is another drop, with a job of its own, or is to be asked for anew;"
+            " give each drop a name of its own, so that none takes another's place before it is exported",
+        )
 
 
 def _assembled(plan: ExportPlan, source: Source, target: Path) -> tuple[Contents, list[int]]:

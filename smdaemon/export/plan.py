@@ -41,6 +41,8 @@ class ExportPlan:
     """
 
     source: Path
+    # which content is to lie at the source, as `sources.formats.identity_of` tells it; empty for whatever lies there
+    content: str = ""
     # nothing that a drop or a request names is read outside of this directory, and no link is followed; None: read whatever is named
     root: Path | None = None
     # what the operator named: it may lie anywhere

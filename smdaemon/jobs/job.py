@@ -38,9 +38,10 @@ class NewJob:
     """What is known of an export when it is accepted.
 
     `identity` says which content lies at `source` (size, mtime, inode, ...): the same model, source, identity and request
-    are accepted only once. `request` is a serialised `smdaemon.v1.ExportRequest`. `order` says how new the drop is among
+    are accepted only once. With a `result_path` it is that of the request file, which is accepted only once. `request` is a serialised `smdaemon.v1.ExportRequest`. `order` says how new the drop is among
     those of its model: its step, or the modification time in unix seconds. `restores` is the version that lies at `source`,
-    for a job that is to publish it once more.
+    for a job that is to publish it once more. `content` is what lies at `source` where the job is to export that and nothing that
+    takes its place later; empty for whatever will lie there.
     """
 
     model: str
@@ -53,6 +54,7 @@ class NewJob:
     result_path: str = ""
     version: int | None = None
     restores: int | None = None
+    content: str = ""
 
 
 class Publication(NamedTuple):
@@ -95,6 +97,8 @@ class Job:
     validator_output: str
     # what the last commit that began was to publish, or has; None before there was one
     publication: Publication | None
+    # which content lay at `source` when it was accepted; empty where that is not known
+    content: str
 
 
 class Changes(TypedDict, total=False):
@@ -158,6 +162,7 @@ def begin(new: NewJob, job_id: int, now: float) -> Job:
         restores=new.restores,
         validator_output="",
         publication=None,
+        content=new.content,
     )
 
 

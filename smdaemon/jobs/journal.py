@@ -32,7 +32,7 @@ _INSERT_JOB = """
     INSERT INTO jobs VALUES (
         NULL, :model, :state, :reason, :origin, :source, :identity, :format, :request, :result_path, :drop_order, :version,
         :export_dir, :tensors, :bytes_total, :attempts, :retry_at, :created_at, :updated_at,
-        :error_code, :error_message, :error_remedy, :error_retryable, :restores, :validator_output, :publication)
+        :error_code, :error_message, :error_remedy, :error_retryable, :restores, :validator_output, :publication, :content)
 """
 _UPDATE_JOB = """
     UPDATE jobs SET

@@ -6,7 +6,7 @@ JSON is UTF-8, names of files are bytes: what of a path is no UTF-8 stands in it
 import json
 from pathlib import Path
 
-from smdaemon.confinement import folder_of
+from smdaemon.confinement import confined, folder_of, read_regular
 from smdaemon.durable import write_atomically
 from smdaemon.jobs.job import Job
 from smdaemon.jobs.messages import error_message, set_time
@@ -30,6 +30,22 @@ def write_result(job: Job, root: Path | None = None) -> None:
 
     OSError where the folder of the request cannot be written, DropError where a link would lead elsewhere.
     """
+    path = Path(job.result_path)
+    with folder_of(path, root) as folder:
+        write_atomically(folder / path.name, result_text(job).encode())
+
+
+def has_result(job: Job, root: Path | None = None) -> bool:
+    """Whether the result file of an ended job says what became of it. Raises as `write_result`."""
+    try:
+        with confined(root):
+            return read_regular(Path(job.result_path)) == result_text(job).encode()
+    except FileNotFoundError:
+        return False
+
+
+def result_text(job: Job) -> str:
+    """What the result file of an ended job says."""
     result = ExportResult(
         job=job.id,
         model=job.model,
@@ -47,7 +63,4 @@ def write_result(job: Job, root: Path | None = None) -> None:
         result.error.CopyFrom(error_message(job.error))
     for mode in ExportRequest.FromString(job.request).modes if job.export_dir else ():
         result.mode_dirs[mode] = result.export_dir
-    content = json.dumps(message_to_dict(result), indent=2) + "\n"
-    path = Path(job.result_path)
-    with folder_of(path, root) as folder:
-        write_atomically(folder / path.name, content.encode())
+    return json.dumps(message_to_dict(result), indent=2) + "\n"

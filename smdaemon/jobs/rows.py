@@ -13,7 +13,7 @@ from smdaemon.jobs.states import State
 COLUMNS = (
     "id, model, state, reason, origin, source, identity, format, request, result_path, drop_order, version, export_dir,"
     " tensors, bytes_total, attempts, retry_at, created_at, updated_at,"
-    " error_code, error_message, error_remedy, error_retryable, restores, validator_output, publication"
+    " error_code, error_message, error_remedy, error_retryable, restores, validator_output, publication, content"
 )
 
 
@@ -55,6 +55,7 @@ def to_row(job: Job) -> dict[str, Any]:
         "restores": job.restores,
         "validator_output": encodable(job.validator_output),
         "publication": "" if job.publication is None else _publication_text(job.publication),
+        "content": encodable(job.content),
     }
 
 
@@ -62,7 +63,7 @@ def to_job(row: tuple[Any, ...]) -> Job:
     """The job of a row selected by `COLUMNS`."""
     (job_id, model, state, reason, origin, source, identity, format_, request, result_path, order, version) = row[:12]
     (export_dir, tensors, bytes_total, attempts, retry_at, created_at, updated_at) = row[12:19]
-    (code, message, remedy, retryable, restores, validator_output, publication) = row[19:]
+    (code, message, remedy, retryable, restores, validator_output, publication, content) = row[19:]
     return Job(
         id=job_id,
         model=model,
@@ -87,6 +88,7 @@ def to_job(row: tuple[Any, ...]) -> Job:
         restores=restores,
         validator_output=validator_output,
         publication=Publication(*json.loads(publication)) if publication else None,
+        content=content,
     )
 
 
@@ -100,9 +102,14 @@ def _publication_text(publication: Publication) -> str:
 
 
 def acceptance_key(new: NewJob) -> bytes:
-    """16 bytes that are the same for the same model, source, identity and request only."""
+    """16 bytes that are the same for the same model, source, identity and request only.
+
+    A request file is told by its own name, which that of its result is made of, and identity: what it leads to may be another file by
+    the next start.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for part in (encodable(new.model).encode(), os.fsencode(new.source), encodable(new.identity).encode(), new.request):
+    asked = (new.result_path, b"") if new.result_path else (new.source, new.request)
+    for part in (encodable(new.model).encode(), os.fsencode(asked[0]), encodable(new.identity).encode(), asked[1]):
         # the length in front keeps ("ab", "c") and ("a", "bc") apart
         digest.update(len(part).to_bytes(8, "little") + part)
     return digest.digest()

@@ -20,7 +20,7 @@ from smdaemon.jobs.attempt import Attempt, JobCancelled, Published
 from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved, Publication
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS, delay
-from smdaemon.jobs.states import TERMINAL, Event, ImpossibleMoveError, State
+from smdaemon.jobs.states import Event, ImpossibleMoveError, State
 from smdaemon.log import bound, get_logger
 
 _log = get_logger(__name__)
@@ -33,7 +33,7 @@ LOOK_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ModelPolicy:
-    """How the jobs of one model are attempted. `latest`: the newest drop goes first, and once it is published the older are superseded.
+    """How the jobs of one model are attempted. `latest`: of the drops the newest goes first, and once it is published the older are superseded.
 
     `priority`: the higher goes first. `paused`: nothing but rollbacks, and what may be published already; with a `max_parallel` of 0
     not these either.
@@ -184,6 +184,10 @@ class Scheduler:
 
     async def cancel(self, job_id: int) -> Job:
         """Cancel a job, and stop its attempt; raises `ConfigError` (job-unknown, job-not-cancellable)."""
+        open_job = self._ledger.open_jobs.get(job_id)
+        if open_job is not None and _may_be_published(open_job):
+            message = f"job {job_id} may be published already: its commit had begun, and the next attempt will show"
+            raise ConfigError("job-not-cancellable", message)
         if (attempt := self._running.get(job_id)) is not None:
             if not attempt.cancel():
                 raise ConfigError("job-not-cancellable", f"job {job_id} is being committed")
@@ -193,9 +197,6 @@ class Scheduler:
                 return job
         try:
             with self._holding([job_id]):
-                job = await self._known(job_id)
-                if job.state not in TERMINAL and _may_be_published(job):
-                    raise ConfigError("job-not-cancellable", f"the version of job {job_id} may be there already")
                 return await self._ledger.move(job_id, Event.CANCEL, reason="cancelled on request")
         except ImpossibleMoveError as error:
             raise ConfigError("job-not-cancellable", f"job {job_id} is {error.state} already") from error
@@ -286,7 +287,7 @@ class Scheduler:
                 oldest[name].id,
             ),
         )
-        return max(ready[model], key=_age) if self._policy(model).on_backlog == "latest" else oldest[model]
+        return _latest(ready[model]) if self._policy(model).on_backlog == "latest" else oldest[model]
 
     def _has_room(self, model: str) -> bool:
         running = sum(attempt.job.model == model for attempt in self._running.values())
@@ -437,6 +438,12 @@ def _rank(error: Exception) -> int:
 
 def _may_be_published(job: Job) -> bool:
     return job.publication is not None
+
+
+def _latest(jobs: list[Job]) -> Job:
+    """The newest drop, unless a request has waited longer than every drop: drops come in the place of each other, requests do not."""
+    first = min(jobs, key=lambda job: job.id)
+    return first if first.origin not in COALESCED else max((job for job in jobs if job.origin in COALESCED), key=_age)
 
 
 def _age(job: Job) -> tuple[float, int]:

@@ -135,4 +135,9 @@ MIGRATIONS: tuple[str, ...] = (
     -- that identity is this job's, whatever has become of its source. Once it is published: what was.
     ALTER TABLE jobs ADD COLUMN publication TEXT NOT NULL DEFAULT '';
     """,
+    """
+    -- which content lay at source when the job was accepted, also where the identity is that of a request; '' where that is not known:
+    -- then whatever lies there is exported
+    ALTER TABLE jobs ADD COLUMN content TEXT NOT NULL DEFAULT '';
+    """,
 )

@@ -3,7 +3,8 @@
     detected → queued → staging → writing → verifying → committing → published
 
 From there a job may also wait for its next attempt, fail (a person must act; the drop is left as it is), be superseded by
-a newer drop, or be cancelled. From committing on nobody can cancel it: the rename may have happened already.
+a newer drop, or be cancelled. From committing on nobody can cancel it: the rename may have happened already, also where the commit
+was interrupted, until the next attempt has looked.
 """
 
 from enum import StrEnum, unique

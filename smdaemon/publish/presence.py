@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum, unique
 from pathlib import Path
 
-from smdaemon.errors import fault
+from smdaemon.errors import EnvironmentFault, fault
 from smdaemon.publish.local import LocalStore, identity_of, version_named
 from smdaemon.publish.retention import Version
 
@@ -80,6 +80,34 @@ def look(store: LocalStore, rows: Sequence[Version], needed: Iterable[tuple[str,
     except OSError as error:
         raise fault(error, "publish directory") from error
     return found
+
+
+def check_mounted(store: LocalStore, rows: Sequence[Version]) -> None:
+    """EnvironmentFault `directory-missing` where nothing is left of a publish directory that had versions: an unmounted volume looks so.
+
+    Whoever removed them on purpose has a way on: any file in the directory says that it is the right one.
+    """
+    published = [row.version for row in rows if row.export_dir == str(store.root / str(row.version))]
+    if not published or not _is_bare(store.root):
+        return
+    raise EnvironmentFault(
+        "directory-missing",
+        f"the publish directory {str(store.root)!r} is missing or empty, and {len(published)} versions were published there,"
+        f" {max(published)} the newest",
+        remedy="mount its volume; where the versions were removed on purpose, make the directory and put any file into it;"
+        " smdaemon tries again by itself",
+        retryable=True,
+    )
+
+
+def _is_bare(root: Path) -> bool:
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is None
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise fault(error, "publish directory") from error
 
 
 def _standing(store: LocalStore, row: Version, adopted: dict[str, str]) -> tuple[Version, Standing]:

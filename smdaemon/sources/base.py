@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from smdaemon.tensorbundle.tensors import Tensor
 
@@ -68,15 +68,20 @@ class Format(Protocol):
         ...
 
 
-class DirectoryFormat(Format, Protocol):
-    """A format whose drops are directories."""
+@runtime_checkable
+class PartedFormat(Format, Protocol):
+    """A format whose drops are several files."""
 
     def parts(self, path: Path) -> list[str]:
-        """The files in it that make it this drop: if one changes, comes or goes, it is a new one.
+        """The files that make it this drop: if one changes, comes or goes, it is a new one. Some may not be there yet.
 
-        OSError where a directory in it goes away.
+        OSError where it, or a directory in it, goes away.
         """
         ...
+
+
+class DirectoryFormat(PartedFormat, Protocol):
+    """A format whose drops are directories."""
 
     def seals(self, path: Path, file: Path) -> bool:
         """Whether the writer of the drop at `path` says, by writing `file` in it, that the whole is finished."""
@@ -98,7 +103,7 @@ class Identity:
 
     @classmethod
     def combined(cls, files: Mapping[str, "Identity"]) -> "Identity":
-        """The identity of a drop of several files, by their names relative to it.
+        """The identity of a drop of several files, by their names relative to its directory.
 
         Where a single file has its inode stands a digest over every file's name and identity, cut to 63 bits;
         the size is the sum, the time that of the newest.

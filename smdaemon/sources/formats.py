@@ -1,10 +1,12 @@
 """The formats that smdaemon reads. A new one is a module with a `Format`, named in FORMATS."""
 
+import os
 import stat
 from pathlib import Path
 
 from smdaemon.errors import DropError
-from smdaemon.sources.base import Format, Source
+from smdaemon.paths import is_directory
+from smdaemon.sources.base import Format, Identity, PartedFormat, Source
 from smdaemon.sources.checkpoint_state import is_checkpoint
 from smdaemon.sources.files import source_fault, stat_of
 from smdaemon.sources.flax_msgpack import FlaxMsgpackFormat
@@ -15,7 +17,13 @@ from smdaemon.sources.orbax import OrbaxFormat
 from smdaemon.sources.orbax_layout import is_temporary, items_of
 from smdaemon.sources.safetensors import SafetensorsFormat
 from smdaemon.sources.sharded import ShardedSafetensorsFormat
-from smdaemon.sources.tf_checkpoint import TF_CHECKPOINT, SavedModelFormat, TfCheckpointFormat, is_saved_model
+from smdaemon.sources.tf_checkpoint import (
+    TF1_CHECKPOINT,
+    TF_CHECKPOINT,
+    SavedModelFormat,
+    TfCheckpointFormat,
+    is_saved_model,
+)
 
 FORMATS: tuple[Format, ...] = (
     NpzFormat(),
@@ -28,7 +36,7 @@ FORMATS: tuple[Format, ...] = (
     KerasWeightsFormat(),
     TfCheckpointFormat(),
     # never told by its name alone: whoever names it says that a .meta belongs to every checkpoint
-    TfCheckpointFormat("tf1-checkpoint", wait_for_graph=True),
+    TfCheckpointFormat(TF1_CHECKPOINT, wait_for_graph=True),
     SavedModelFormat(),
 )
 AUTO = "auto"
@@ -94,6 +102,31 @@ def open_source(path: Path, format: str = AUTO) -> Source:  # noqa: A002 - the w
         return (detect(path) if format == AUTO else format_named(format)).open(path)
     except OSError as error:
         raise source_fault(error, path) from error
+
+
+def identity_of(path: Path, format: str = AUTO) -> Identity:  # noqa: A002 - as in open_source
+    """Which content lies at a path: that of all files that make it a drop, as far as they are there.
+
+    Raises DropError and EnvironmentFault as `open_source`, but for what is unsound in the files.
+    """
+    try:
+        known = detect(path) if format == AUTO else format_named(format)
+        parts = known.parts(path) if isinstance(known, PartedFormat) else [os.fspath(path)]
+        if parts == [os.fspath(path)]:
+            return Identity.of(stat_of(path))
+        top = path if is_directory(path) else path.parent
+        return Identity.combined({part.removeprefix(f"{top}/"): found for part in parts if (found := _identity(part))})
+    except OSError as error:
+        raise source_fault(error, path) from error
+
+
+def _identity(part: str) -> Identity | None:
+    try:
+        return Identity.of(stat_of(Path(part)))
+    except DropError as error:
+        if error.code != "source-missing":
+            raise
+        return None
 
 
 def unchanged(source: Source) -> None:

@@ -52,6 +52,10 @@ class ShardedSafetensorsFormat:
                 return False
         return True
 
+    def parts(self, path: Path) -> list[str]:
+        """The index and the shards that it names: none while it cannot be understood."""
+        return [os.fspath(path), *(os.fspath(path.parent / shard) for shard in _shards(path))]
+
     def open(self, path: Path) -> FileSource:
         """See `Format`."""
         files = [SourceFile(path)]
@@ -81,6 +85,18 @@ class _Index(NamedTuple):
     weight_map: Mapping[str, str]
     shards: list[str]
     metadata: dict[str, str]
+
+
+def _shards(path: Path) -> list[str]:
+    """The shards that the index names; none while it cannot be understood."""
+    try:
+        file = SourceFile(path)
+        try:
+            return _parse(_index_text(file), path).shards
+        finally:
+            file.close()
+    except DropError:
+        return []
 
 
 def _index_text(file: SourceFile) -> bytes:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from smdaemon.proto.tensorflow import TrackableObjectGraph
 
 TF_CHECKPOINT = "tf-checkpoint"
+TF1_CHECKPOINT = "tf1-checkpoint"
 
 _STEPS = ("global_step", "step", "optimizer/iter", "optimizer/_iterations")
 """Where a training job counts its steps, if the checkpoint's name does not say."""
@@ -149,6 +150,12 @@ class TfCheckpointFormat:
                     return False
         return not self._wait_for_graph or exists(f"{prefix}{META_SUFFIX}")
 
+    def parts(self, path: Path) -> list[str]:
+        """The index, the data files that it counts, none while it cannot be understood, and the `.meta` where that is waited for."""
+        prefix = checkpoint_prefix(path, anywhere=self._state_anywhere)
+        graph = [Path(f"{prefix}{META_SUFFIX}")] if self._wait_for_graph else []
+        return [os.fspath(part) for part in (index_path(prefix), *_data_files(prefix), *graph)]
+
     def open(self, path: Path) -> CheckpointSource:
         """See `Format`."""
         prefix = checkpoint_prefix(path, anywhere=self._state_anywhere)
@@ -213,6 +220,18 @@ def _is_whole(index: Path) -> bool:
         return file.size >= FOOTER_BYTES and file.read(file.size - len(MAGIC), len(MAGIC)) == MAGIC
     finally:
         file.close()
+
+
+def _data_files(prefix: Path) -> list[Path]:
+    """The data files that the index counts; none while it cannot be understood."""
+    try:
+        if not _is_whole(index_path(prefix)):
+            return []
+        with BundleReader(prefix) as bundle:
+            shards = bundle.header.shards
+    except DropError:
+        return []
+    return [data_path(prefix, shard, shards) for shard in range(shards)]
 
 
 def _opened(format_name: str, path: Path, prefix: Path) -> CheckpointSource:

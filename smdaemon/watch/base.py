@@ -27,12 +27,17 @@ class DropFormat(Protocol):
 
 
 @runtime_checkable
-class DirectoryFormat(DropFormat, Protocol):
-    """What the watch needs of a `sources.base.DirectoryFormat`; it is what claims a directory."""
+class PartedFormat(DropFormat, Protocol):
+    """What the watch needs of a `sources.base.PartedFormat`. Unless it is a directory, the drop itself is the first of its parts."""
 
     def parts(self, path: Path) -> list[str]:
-        """As `DirectoryFormat.parts`."""
+        """As `PartedFormat.parts`."""
         ...
+
+
+@runtime_checkable
+class DirectoryFormat(PartedFormat, Protocol):
+    """What the watch needs of a `sources.base.DirectoryFormat`; it is what claims a directory."""
 
     def seals(self, path: Path, file: Path) -> bool:
         """As `DirectoryFormat.seals`."""

@@ -4,7 +4,6 @@ Everything here is synchronous and belongs to one worker thread at a time.
 """
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -14,25 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from smdaemon.confinement import confined, read_regular, unlinked
+from smdaemon.confinement import confined, unlinked
 from smdaemon.errors import SmdaemonError
-from smdaemon.paths import can_name_a_file
 from smdaemon.proto.mapping import request_ending
 from smdaemon.sources.base import Identity
 from smdaemon.sources.orbax_layout import TELLING
-from smdaemon.watch.base import Claiming, DirectoryFormat, Drop, DropFormat, RequestFile
+from smdaemon.watch.base import Claiming, DirectoryFormat, Drop, DropFormat, PartedFormat, RequestFile
 from smdaemon.watch.completeness import Moment, Sight, Touch, given_up_at, ready_at, renew
 from smdaemon.watch.scan import ignored
 
-INDEX_ENDING = ".safetensors.index.json"
 # Of a TensorFlow checkpoint the index is the drop; its data and its graph may come before or after it.
 _CHECKPOINT_PART = re.compile(r"(.+)\.(?:meta|data-[0-9]{5}-of-[0-9]{5})", re.DOTALL)
 # The only files that can be a drop each, or one drop together with the directory they lie in.
 ARRAY_ENDING = ".npy"
 # The only files of which a change has a say in a directory above. Not Orbax's data: it says nothing by itself.
 _HEARD = (ARRAY_ENDING, *(f"/{name}" for name in TELLING))
-# An index of 100,000 tensors has about 10 MB; one that claims more is not read for its shards' names.
-_INDEX_LIMIT_BYTES = 256 << 20
 # However short the quiet period, nothing is looked at again at once and again.
 _LEAST_PAUSE_SECONDS = 0.05
 
@@ -52,7 +47,7 @@ class _Candidate:
     kind: Literal["output", "request"]
     format: DropFormat
     files: tuple[str, ...] = ()
-    # Of a sharded drop: the index that named these shards, so that it is parsed once.
+    # Of a drop of several files: the index that named the others, so that it is parsed once.
     index: Identity | None = None
     reported: Identity | None = None
     # The identity that its format found incomplete: it is not asked again about the same bytes.
@@ -89,7 +84,7 @@ class Sightings:
         self._pause_seconds = max(quiet_seconds, _LEAST_PAUSE_SECONDS)
         self._candidates: dict[str, _Candidate] = {}
         self._sights: dict[str, Sight] = {}
-        self._owners: dict[str, str] = {}  # a shard → the index that names it
+        self._owners: dict[str, str] = {}  # a part of a drop of several files → the index that names it
         # seconds by which the clock that stamps is ahead of that of the timers: the least that was seen
         self._clock_ahead = math.inf
         self._bugs: dict[str, Exception] = {}  # what the round under way met that nobody foresaw
@@ -128,7 +123,7 @@ class Sightings:
         return [path for path in self._known() if path.startswith(prefixes)] if prefixes else []
 
     def look(self, touches: Mapping[str, Touch], now: Moment) -> Looked:
-        """Look at paths that were touched; for a shard, or a file of a drop that is a directory, at that drop.
+        """Look at paths that were touched; for a part of a drop of several files at that drop.
 
         No OSError comes out of it: what cannot be looked at is not there. Nor does a bug in a format: it is reported with its drop.
         """
@@ -144,8 +139,9 @@ class Sightings:
             whole = self._whole(path, claims)
             if whole is None:
                 targets[path] = max(touch, targets.get(path, Touch.SEEN))
-            elif path in self._owners:
-                self._see_shard(path, touch, now)
+            elif path in self._owners or _CHECKPOINT_PART.fullmatch(path):
+                if touch or path in self._owners:  # else nothing is to be remembered until its index comes
+                    self._see_part(path, touch, now)
                 targets.setdefault(whole, Touch.SEEN)
             elif whole in self._candidates and not self._candidates[whole].format.self_judging:
                 # It changed, so it will not be complete before a quiet period is over: no need to look at every file now.
@@ -234,7 +230,7 @@ class Sightings:
             return
         if candidate is None:
             shard = path.endswith(".safetensors") and (touch or path in self._sights)
-            if not shard or self._see_shard(path, touch, now) is None:
+            if not shard or self._see_part(path, touch, now) is None:
                 self._forget(path)
             # Else perhaps a shard of an index still to come: then it will matter that it was closed.
             return
@@ -277,28 +273,30 @@ class Sightings:
         """The candidate's identity now, and what is known about each file that has a say in it."""
         if isinstance(candidate.format, DirectoryFormat):
             return self._see_directory(path, candidate.format, candidate, touch, now)
-        if not path.endswith(INDEX_ENDING):
-            candidate.files = (path,)
-            sight = self._see_file(path, touch, now)
-            return sight.identity, (sight,)
-        return self._see_sharded(path, candidate, touch, now)
+        if isinstance(candidate.format, PartedFormat):
+            return self._see_parted(path, candidate.format, candidate, touch, now)
+        candidate.files = (path,)
+        sight = self._see_file(path, touch, now)
+        return sight.identity, (sight,)
 
-    def _see_sharded(
-        self, path: str, candidate: _Candidate, touch: Touch, now: Moment
+    def _see_parted(
+        self, path: str, format_: PartedFormat, candidate: _Candidate, touch: Touch, now: Moment
     ) -> tuple[Identity, tuple[Sight, ...]]:
-        """An index and the shards that it names, as far as they are there."""
+        """An index and the files that it names, as far as they are there."""
         index = self._see_file(path, touch, now)
         if candidate.index != index.identity:
-            self._own(path, candidate, (path, *_shards(path)))
+            self._own(path, candidate, tuple(_named(format_, path)))
             candidate.index = index.identity
         sights = {path: index}
-        for shard in candidate.files[1:]:
-            sight = self._see_shard(shard, Touch.SEEN, now)
+        for part in candidate.files[1:]:
+            sight = self._see_part(part, Touch.SEEN, now)
             if sight is not None:
-                sights[shard] = sight
+                sights[part] = sight
+        if len(candidate.files) == 1:
+            return index.identity, (index,)
         return _combined(os.path.dirname(path), sights), tuple(sights.values())  # noqa: PTH120 - as above
 
-    def _see_shard(self, path: str, touch: Touch, now: Moment) -> Sight | None:
+    def _see_part(self, path: str, touch: Touch, now: Moment) -> Sight | None:
         try:
             return self._see_file(path, touch, now)
         except OSError:
@@ -367,7 +365,7 @@ class Sightings:
         return complete
 
     def _own(self, path: str, candidate: _Candidate, files: tuple[str, ...]) -> None:
-        """An index may name other shards than before: those are on their own again."""
+        """An index may name other files than before: those are on their own again."""
         for file in set(candidate.files) - {path}:
             self._sights.pop(file, None)
             self._owners.pop(file, None)
@@ -394,13 +392,11 @@ def _parts(format_: DirectoryFormat, path: str) -> list[str]:
         return []  # It may not be looked into: the export says so where people look for it.
 
 
-def _shards(index: str) -> list[str]:
-    """The files beside a safetensors index that it names; none while it cannot be understood."""
+def _named(format_: PartedFormat, index: str) -> list[str]:
+    """An index and the files that it names. OSError where it cannot be read for the moment."""
     try:
-        if os.stat(index).st_size > _INDEX_LIMIT_BYTES:  # noqa: PTH116 - as above
-            return []
-        names = set(json.loads(read_regular(Path(index)))["weight_map"].values())
-    except (SmdaemonError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return []
-    directory = os.path.dirname(index)  # noqa: PTH120 - as above
-    return sorted(f"{directory}/{name}" for name in names if isinstance(name, str) and can_name_a_file(name))
+        return format_.parts(Path(index))
+    except SmdaemonError as error:
+        if error.retryable:
+            raise OSError(str(error)) from error
+        return [index]  # The export says what is wrong where people look for it.

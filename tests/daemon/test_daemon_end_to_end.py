@@ -230,15 +230,20 @@ async def test_a_reload_takes_a_new_model_and_refuses_a_mistake(started, tmp_pat
         assert (job["model"], job["version"]) == ("tower", 4)
 
 
-async def test_drops_that_were_ignored_are_taken_once_a_reload_says_so(started, tmp_path):
-    """What lies there counts, as it would after a restart."""
+async def test_a_reload_that_has_drops_exported_takes_what_lies_there(started, tmp_path):
+    """With on_drop = "export" by SIGHUP, not only with the next start: what was ignored so far is a drop."""
     async with started(model='on_drop = "ignore"') as running:
-        running.drop("ckpt-4.npz", a=np.ones(2))
+        running.drop("ckpt-1.npz")
+        running.drop("ckpt-2.npz")
+        (running.runs / "r.export.json").write_text('{"source": "ckpt-2.npz"}')
+        (job,) = await running.ended()
+        assert (job["version"], job["state"]) == (2, "published")
         config = tmp_path / "config.toml"
         config.write_text(config.read_text().replace('"ignore"', '"export"'))
         os.kill(os.getpid(), signal.SIGHUP)
-        (job,) = await running.ended()
-        assert (job["state"], job["version"]) == ("published", 4)
+        jobs = await running.ended(3)
+        assert sorted(job["version"] for job in jobs) == [1, 2, 2]
+        assert {job["state"] for job in jobs} == {"published"}
 
 
 async def until(running, condition):

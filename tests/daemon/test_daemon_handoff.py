@@ -12,6 +12,7 @@ from daemon_kit import write_config
 from daemon_process import SmdaemonProcess
 from handoff_trees import HANDOFF, PATIENCE_SECONDS, assert_saved, in_thread, params, read
 
+from smdaemon.cli.client import RemoteError
 from smdaemon.errors import DropError, SmdaemonError
 from smdaemon.handoff import attach, attach_async
 
@@ -275,3 +276,22 @@ async def test_a_trio_program_hands_over_without_blocking(started, tmp_path):
             outcome = await sidecar.result(handle)
         assert (outcome.state, outcome.version) == ("published", 1)
     assert_saved(tmp_path / "models" / "1", params(1))
+
+
+async def test_a_handoff_that_failed_is_not_retried(started, tmp_path):
+    """Nothing of it is held any more: the asker is told, and the job keeps saying why it failed."""
+    async with started(daemon=HANDOFF) as running:
+
+        def train():
+            with attach(tmp_path / "handoff.sock", name="trainer") as sidecar:
+                sidecar.save(1, params(1), model="ranker").result(PATIENCE_SECONDS)
+                return sidecar.save(1, params(2), model="ranker").result(PATIENCE_SECONDS)
+
+        assert (await in_thread(train)).state == "failed"
+        failed, _ = (await running.ask(running.client.get, "/v1/jobs"))["jobs"]
+        assert failed["error"]["code"] == "version-exists"
+        with pytest.raises(RemoteError) as caught:
+            await running.ask(running.client.post, f"/v1/jobs/{failed['id']}/retry")
+        assert (caught.value.code, caught.value.remedy) == ("job-not-retryable", "save once more")
+        job, _ = (await running.ask(running.client.get, "/v1/jobs"))["jobs"]
+        assert (job["state"], job["error"]) == ("failed", failed["error"])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from smdaemon.config import load_config
 from smdaemon.daemon import intake, watches
 from smdaemon.errors import DropError, fault
 from smdaemon.handoff.exports import Handed
+from smdaemon.jobs.job import NewJob
 from smdaemon.jobs.ledger import open_ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS
+from smdaemon.proto.v1 import ExportRequest
 from smdaemon.sources import formats
 from smdaemon.sources.base import Identity
+from smdaemon.tensorbundle.reader import BundleReader
 from smdaemon.watch.base import Drop
 
 
@@ -157,18 +161,6 @@ async def test_a_bug_that_the_watch_meets_fails_the_job_of_its_drop(started, mon
         }
 
 
-async def test_handoffs_wait_among_drops_in_the_order_of_their_model(tmp_path):
-    """By step only where the step is the version; else by time, as files are."""
-    (tmp_path / "runs").mkdir()
-    handed = Handed(trainer="t", export="e", model="ranker", step=7, options={}, nbytes=0)
-    for rule, by_step in (("step", True), ("sequence", False), ("timestamp", False)):
-        config = load_config(write_config(tmp_path, model=f'version = "{rule}"'))
-        async with open_ledger(tmp_path / f"{rule}.sqlite") as ledger:
-            began = time.time()
-            job, _ = await intake.Intake(ledger, lambda config=config: config).handoff(handed)
-            assert job.order == 7 if by_step else began <= job.order <= time.time()
-
-
 @pytest.mark.parametrize("step", [2**63, -(10**400)], ids=["above", "below"])
 async def test_a_handoff_of_a_step_that_is_no_version_is_refused(tmp_path, step):
     """The trainer hears the code; nothing is in the journal."""
@@ -180,3 +172,118 @@ async def test_a_handoff_of_a_step_that_is_no_version_is_refused(tmp_path, step)
             await intake.Intake(ledger, lambda: config).handoff(handed)
         assert caught.value.code == "version-invalid"
         assert await ledger.page() == []
+
+
+def _latest(folder: Path, step: int) -> None:
+    (folder / "writing.tmp").write_bytes(save({"w": np.full(3, step, np.float32)}, {"step": str(step)}))
+    (folder / "writing.tmp").rename(folder / "latest.safetensors")
+
+
+def _values(version: Path) -> list[float]:
+    with BundleReader(version / "variables/variables") as bundle:
+        (key,) = (key for key, _entry in bundle.entries() if key.startswith("w/"))
+        return np.frombuffer(b"".join(map(bytes, bundle.tensor(key).buffers())), np.float32).tolist()
+
+
+@pytest.mark.parametrize("ask", ["drop", "request", "api"])
+async def test_a_version_never_holds_what_took_the_place_of_its_drop(started, tmp_path, ask):
+    """Renamed over while its job waits, across a restart too: that job fails, and the newer drop has a version of its own."""
+    runs = tmp_path / "runs"
+    config = load_config(write_config(tmp_path))
+    (tmp_path / "state").mkdir()
+    _latest(runs, 41)
+    async with open_ledger(tmp_path / "state/journal.sqlite") as ledger:
+        taking = intake.Intake(ledger, lambda: config)
+        if ask == "api":
+            await taking.request(ExportRequest(model="ranker", source="latest.safetensors", version=1041))
+        elif ask == "request":
+            (runs / "a.export.json").write_text('{"source": "latest.safetensors", "version": 1041}')
+            identity = Identity.of((runs / "a.export.json").stat())
+            await taking.drop("ranker", Drop(runs / "a.export.json", "request", "json", identity))
+        else:
+            identity = Identity.of((runs / "latest.safetensors").stat())
+            await taking.drop("ranker", Drop(runs / "latest.safetensors", "output", "safetensors", identity))
+    _latest(runs, 42)
+    async with started() as running:
+        first, second = sorted(await running.ended(2), key=lambda job: job["id"])
+        assert (first["state"], first["error"]["code"]) == ("failed", "source-changed")
+        assert (second["state"], second["version"]) == ("published", 42)
+    assert sorted(path.name for path in running.models.iterdir()) == ["42"]
+    assert _values(running.models / "42") == [42.0] * 3
+
+
+async def test_a_drop_that_waited_over_a_restart_is_exported(started, tmp_path):
+    """As long as it is what it was; so is one of a journal that does not tell what lay there."""
+    config = load_config(write_config(tmp_path))
+    (tmp_path / "state").mkdir()
+    _latest(tmp_path / "runs", 41)
+    identity = Identity.of((tmp_path / "runs/latest.safetensors").stat())
+    async with open_ledger(tmp_path / "state/journal.sqlite") as ledger:
+        drop = Drop(tmp_path / "runs/latest.safetensors", "output", "safetensors", identity)
+        await intake.Intake(ledger, lambda: config).drop("ranker", drop)
+        unknown = NewJob(model="ranker", origin="api", source=str(drop.path), identity="1", order=0.0, version=1)
+        await ledger.accept(unknown)
+    async with started() as running:
+        assert {job["version"]: job["state"] for job in await running.ended(2)} == {41: "published", 1: "published"}
+
+
+@pytest.mark.parametrize("where", ["_within", "_look", "_order_of"])
+async def test_a_look_that_hangs_does_not_hold_up_a_stop(started, monkeypatch, where):
+    """A drop on a file system that does not answer: it is found again by the next start."""
+    answers, asked = threading.Event(), threading.Event()
+    real = getattr(intake, where)
+
+    def hanging(*arguments):
+        asked.set()
+        answers.wait(60)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, where, hanging)
+        async with started() as running:
+            running.drop("ckpt-1.npz")
+            await trio.to_thread.run_sync(asked.wait)
+    assert not answers.is_set()
+    answers.set()
+    async with started() as running:
+        (job,) = await running.ended()
+        assert job["state"] == "published"
+
+
+async def test_a_handoff_asks_nothing_of_the_watched_directory(tmp_path, monkeypatch):
+    """Where no option of it is a path, no file system that hangs can hold it up."""
+    (tmp_path / "runs").mkdir()
+    config = load_config(write_config(tmp_path))
+    monkeypatch.setattr(intake, "_within", None)
+    handed = Handed(trainer="t", export="e", model="ranker", step=3, options={}, nbytes=0)
+    async with open_ledger(tmp_path / "journal.sqlite") as ledger:
+        job, new = await intake.Intake(ledger, lambda: config).handoff(handed)
+    assert (job.version, job.source, new) == (3, "handoff:t/3", True)
+
+
+@pytest.mark.parametrize(("rule", "by_step"), [("step", True), ("sequence", False), ("timestamp", False)])
+async def test_a_handoff_is_as_new_as_a_drop_would_be(tmp_path, rule, by_step):
+    """By its step where the model's versions are steps, else by its time, as everything of that model."""
+    (tmp_path / "runs").mkdir()
+    config = load_config(write_config(tmp_path, model=f'version = "{rule}"'))
+    handed = Handed(trainer="t", export="e", model="ranker", step=3, options={}, nbytes=0)
+    began = time.time()
+    async with open_ledger(tmp_path / "journal.sqlite") as ledger:
+        job, _ = await intake.Intake(ledger, lambda: config).handoff(handed)
+    assert (job.order == 3.0) if by_step else (began <= job.order <= time.time())
+
+
+async def test_a_request_is_answered_once_wherever_its_link_leads(started, tmp_path):
+    """A link that leads elsewhere by the next start makes no other request of it: the result stays."""
+    async with started(model='on_drop = "ignore"') as running:
+        for step in (1, 2):
+            running.drop(f"ckpt-{step}.npz")
+        (running.runs / "latest.npz").symlink_to("ckpt-1.npz")
+        (running.runs / "r.export.json").write_text('{"source": "latest.npz", "version": 7}')
+        (job,) = await running.ended()
+        assert (job["state"], job["source"]) == ("published", str(running.runs / "ckpt-1.npz"))
+    (tmp_path / "runs/latest.npz").unlink()
+    (tmp_path / "runs/latest.npz").symlink_to("ckpt-2.npz")
+    async with started(model='on_drop = "ignore"') as running:
+        assert len((await running.ask(running.client.get, "/v1/jobs"))["jobs"]) == 1
+    assert '"published"' in (tmp_path / "runs/r.export.result.json").read_text()

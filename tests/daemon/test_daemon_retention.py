@@ -445,3 +445,27 @@ async def test_unknown_models_and_versions_have_codes(started):
             await pin(running, 7)
         assert caught.value.code == "version-unknown"
         assert await listed(running) == {}
+
+
+async def test_an_unmounted_publish_directory_is_not_written_over(started):
+    """Missing or empty, as under a volume that is gone: the job waits, nothing is forgotten; any file there says that it is meant."""
+    async with started(model="keep_last = 2") as running:
+        await publish(running, 1, 2)
+        await pin(running, 1)
+        volume = running.models.rename(running.root / "volume")
+        running.drop("ckpt-3.npz")
+        while not (waiting := (await running.ask(running.client.get, "/v1/jobs", state="waiting"))["jobs"]):
+            await trio.lowlevel.checkpoint()
+        (job,) = waiting
+        assert (job["error"]["code"], job["error"]["retryable"]) == ("directory-missing", True)
+        assert not running.models.exists()
+        volume.rename(running.models)
+        *_, ended = await running.ended(3)
+        assert (ended["version"], ended["state"]) == (3, "published")
+        listed = (await running.ask(running.client.get, "/v1/models/ranker/versions"))["versions"]
+        assert {each["version"]: (each["state"], each["pinned"]) for each in listed}[1] == ("present", True)
+        shutil.rmtree(running.models)
+        running.models.mkdir()
+        (running.models / "new").touch()
+        await publish(running, 4)
+        assert names(running.models) == ["4", "new"]

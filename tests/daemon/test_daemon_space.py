@@ -25,6 +25,36 @@ class Disk:
         monkeypatch.setattr(space, "room_of", lambda _path: space.Room(self.free, size))
 
 
+def promise(nbytes: int, min_free: int) -> None:
+    """By an export that is alone."""
+    space.Promises().make(1, Path("/m"), nbytes, min_free, lambda: 0)
+
+
+def test_exports_together_leave_what_is_to_stay_free(monkeypatch):
+    """What the others there have still to write counts; what they have written is on the disk already."""
+    disk = Disk(monkeypatch, 1000)
+    promises, written = space.Promises(), [0]
+    promises.make(1, Path("/m"), 600, 100, lambda: written[0])
+    with pytest.raises(EnvironmentFault, match="1000 bytes left; 400 are to be written, 600 more by exports under way"):
+        promises.make(2, Path("/m"), 400, 100, lambda: 0)
+    promises.make(3, Path("/m"), 300, 100, lambda: 0)
+    promises.release(3)
+    disk.free, written[0] = 400, 600
+    promises.make(2, Path("/m"), 300, 100, lambda: 0)
+    promises.release(2)
+    promises.release(1)
+    disk.free = 1000
+    promises.make(2, Path("/m"), 900, 100, lambda: 0)
+
+
+def test_what_is_written_to_another_disk_takes_no_room_here(monkeypatch):
+    """File systems are told apart."""
+    monkeypatch.setattr(space, "room_of", lambda path: space.Room(1000, 1 << 40, len(path.name)))
+    promises = space.Promises()
+    promises.make(1, Path("/m"), 900, 100, lambda: 0)
+    promises.make(2, Path("/other"), 900, 100, lambda: 0)
+
+
 def test_room_is_that_of_the_nearest_directory_that_is_there(tmp_path):
     """A publish directory is made with its first version."""
     found = os.statvfs(tmp_path)
@@ -34,23 +64,23 @@ def test_room_is_that_of_the_nearest_directory_that_is_there(tmp_path):
 def test_an_export_that_would_fill_the_disk_does_not_begin(monkeypatch):
     """The message has all three numbers; it is tried again by itself."""
     Disk(monkeypatch, 1000)
-    space.check_room(Path("/m"), 900, 100)
+    promise(900, 100)
     with pytest.raises(EnvironmentFault, match=r"1000 bytes left; 901 .* 100 are to stay free") as fault:
-        space.check_room(Path("/m"), 901, 100)
+        promise(901, 100)
     assert (fault.value.code, fault.value.retryable) == ("disk-low", True)
 
 
 def test_a_file_system_that_tells_no_size_is_believed_in_nothing(monkeypatch):
     """Some network mounts report zero."""
     Disk(monkeypatch, 0, size=0)
-    space.check_room(Path("/m"), 1 << 40, 1 << 40)
+    promise(1 << 40, 1 << 40)
 
 
 def test_a_disk_that_is_full_to_the_last_byte_has_no_room(monkeypatch):
     """No bytes left of a size that is known are a shortage, not a file system that tells nothing."""
     Disk(monkeypatch, 0)
     with pytest.raises(EnvironmentFault, match="0 bytes left; 900 ") as fault:
-        space.check_room(Path("/m"), 900, 100)
+        promise(900, 100)
     assert (fault.value.code, fault.value.retryable) == ("disk-low", True)
 
 

@@ -112,7 +112,7 @@ async def test_a_result_that_cannot_be_looked_for_ends_no_start(started, monkeyp
     async with started() as running:
         (running.runs / "r.export.json").write_text('{"source": "none.npz"}')
         await running.ended()
-    monkeypatch.setattr(results, "is_file", refuse)
+    monkeypatch.setattr(results, "is_directory", refuse)
     with capture_logs() as logs:
         async with started() as running:
             await goes_on(running, 1)

@@ -73,6 +73,9 @@ def test_the_shipped_configuration_is_sound():
         (("[[model]]", "[[model]]\nvalidator = ['']"), "config-invalid", 6, "['']"),
         (("[[model]]", '[[model]]\nvalidator = ["a", "\\u0000"]'), "config-invalid", 6, "is no command"),
         (("[[model]]", "[[model]]\nvalidator = 'a'"), "config-invalid", 6, "validator"),
+        (("[[model]]", "[[model]]\nwrite_rate = '0'"), "config-invalid", 6, "'0'"),
+        (("[[model]]", "[[model]]\nwrite_rate = '0.1B'"), "config-invalid", 6, "'0.1B'"),
+        (("[daemon]", "'[' = 1\n[daemon]"), "config-unknown-key", 1, "'['"),
         (("[[model]]", "[[model]]\nvalidator_seconds = 0"), "config-invalid", 6, "validator_seconds"),
         (("[[model]]", "[[model]]\npriority = 1.5"), "config-invalid", 6, "priority"),
         *(

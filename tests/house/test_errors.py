@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smdaemon.errors import CODES, DropError, EnvironmentFault, fault
+from smdaemon.errors import CODES, DropError, EnvironmentFault, fault, shortage
 
 
 def test_every_code_is_kebab_case_and_has_meaning_and_remedy():
@@ -56,3 +56,9 @@ def test_an_oserror_becomes_a_fault_that_says_whether_to_retry(number, code, ret
     assert isinstance(made, EnvironmentFault)
     assert (made.code, made.retryable) == (code, retryable)
     assert str(made).startswith("writing '/there': ")
+
+
+def test_a_process_that_cannot_be_made_is_a_shortage():
+    """A limit of tasks ends by itself as want of memory does."""
+    made = shortage(BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
+    assert (made.code, made.retryable) == ("memory-short", True)

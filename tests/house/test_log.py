@@ -1,5 +1,6 @@
 """Log lines: one event a line whatever names hold, the job on each of them, priorities for the journal, no secrets."""
 
+import errno
 import io
 import json
 import logging
@@ -300,3 +301,29 @@ def test_what_other_libraries_say_has_the_same_form(logged, monkeypatch):
         ("bug: the process ends", "critical"),
     ]
     assert "ZeroDivisionError" in told[2]["exception"]
+
+
+class Stubborn(io.StringIO):
+    """A stream that can be written while `takes`."""
+
+    takes = True
+
+    def write(self, text):
+        """Refuse as a full disk does, or a pipe without a reader."""
+        if not self.takes:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        return super().write(text)
+
+
+def test_a_line_that_cannot_be_written_is_dropped_and_counted(monkeypatch):
+    """Nothing is raised into what logs; once lines can be written again, one tells how many were lost."""
+    stream = Stubborn()
+    monkeypatch.setattr(sys, "stderr", stream)
+    log.configure("info", "json")
+    logger = log.get_logger("x")
+    for event, takes in (("a", True), ("b", False), ("c", False), ("d", True), ("e", True)):
+        stream.takes = takes
+        logger.error(event)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["a", "d", "log lines were lost", "e"]
+    assert lines[2]["lines"] == 2

@@ -6,7 +6,7 @@ import trio.testing
 from jobs_kit import PATHS
 from scheduler_kit import START
 
-from smdaemon.errors import ConfigError, DropError, EnvironmentFault
+from smdaemon.errors import ConfigError, DropError
 from smdaemon.jobs.job import Publication
 from smdaemon.jobs.scheduler import ModelPolicy
 from smdaemon.jobs.states import Event, State
@@ -67,22 +67,6 @@ async def test_a_commit_is_not_cancelled(build, autojump_clock):
     assert caught.value.code == "job-not-cancellable"
 
 
-async def test_what_may_be_published_already_is_not_cancelled(build, autojump_clock):
-    """The rename was done and its sync failed: a version that servers see is not told to be cancelled."""
-
-    async def failing(job, attempt):
-        for step in (Event.STAGE, Event.WRITE, Event.VERIFY):
-            await attempt.enter(step)
-        await attempt.enter(Event.COMMIT, publication=Publication("1/2-3-4"))
-        raise EnvironmentFault("io-error", "syncing the publish directory", retryable=True)
-
-    house = build(failing)
-    job = await house.until(await house.accept(), State.WAITING)
-    with pytest.raises(ConfigError, match="may be there already") as caught:
-        await house.scheduler.cancel(job.id)
-    assert caught.value.code == "job-not-cancellable"
-
-
 async def test_a_cancel_between_choice_and_start_counts(build, autojump_clock):
     """A job that is cancelled when a worker has taken it but not begun is cancelled, not exported or broken."""
     house = build(start=False)
@@ -90,6 +74,21 @@ async def test_a_cancel_between_choice_and_start_counts(build, autojump_clock):
     house.scheduler._start(job, house.nursery)
     assert (await house.scheduler.cancel(job.id)).state is State.CANCELLED
     assert State.PUBLISHED not in house.ledger.counts()
+
+
+@pytest.mark.parametrize(("then", "changes"), [(Event.RESUME, {}), (Event.FAULT, {"retry_at": START + 100})])
+async def test_what_may_be_published_already_is_not_cancelled(build, autojump_clock, then, changes):
+    """Its commit had begun, and how it ended is not known: its version may be there, and be loaded."""
+    house = build(policies={"ranker": ModelPolicy(max_parallel=0)})
+    job = await house.accept()
+    for event in (Event.STAGE, Event.WRITE, Event.VERIFY):
+        await house.ledger.move(job.id, event)
+    await house.ledger.move(job.id, Event.COMMIT, publication=Publication("1/2-3-4"))
+    await house.ledger.move(job.id, then, **changes)
+    with pytest.raises(ConfigError, match="may be published already") as caught:
+        await house.scheduler.cancel(job.id)
+    assert caught.value.code == "job-not-cancellable"
+    assert (await house.ledger.get(job.id)).state is not State.CANCELLED
 
 
 async def test_failed_and_cancelled_jobs_can_be_retried(build, autojump_clock):

@@ -337,7 +337,7 @@ def test_a_newer_journal_is_refused(journal, path):
     """A schema from the future is not touched."""
     journal._connection.pragma("user_version", 99)
     journal.close()
-    with pytest.raises(ConfigError, match="schema 99, this smdaemon knows 4") as caught:
+    with pytest.raises(ConfigError, match="schema 99, this smdaemon knows 5") as caught:
         Journal(path)
     assert caught.value.code == "journal-too-new"
 

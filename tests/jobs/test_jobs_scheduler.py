@@ -101,6 +101,19 @@ async def test_latest_exports_every_request(build, autojump_clock):
     assert (await house.ledger.get(request.id)).state is State.PUBLISHED
 
 
+async def test_latest_lets_neither_requests_nor_drops_wait_for_ever(build, autojump_clock):
+    """A request has its turn before drops that came later, however new they are; the newest drop before requests that came later."""
+    house = build(policies={"ranker": ModelPolicy("latest")}, start=False)
+    await house.accept(step=5, origin="request")
+    for step in (6, 7):
+        await house.accept(step=step)
+    for step in (98, 99):
+        await house.accept(step=step, origin="api")
+    house.start()
+    await house.until_ended()
+    assert house.export.started == [5, 7, 98, 99]
+
+
 async def test_latest_does_not_touch_a_newer_job_that_waits(build, autojump_clock):
     """An older drop is exported while the newest waits for its next attempt; then the newest follows."""
     house = build(policies={"ranker": ModelPolicy("latest")}, start=False)

@@ -60,6 +60,14 @@ class SetFormat:
         shards = set(json.loads(path.read_bytes())["weight_map"].values())
         return all((path.parent / shard).exists() and BoxFormat().is_complete(path.parent / shard) for shard in shards)
 
+    def parts(self, path):
+        """The index and its shards."""
+        try:
+            shards = set(json.loads(path.read_bytes())["weight_map"].values())
+        except ValueError:
+            shards = set()
+        return [str(path), *sorted(str(path.parent / shard) for shard in shards)]
+
 
 class Claims:
     """Which fake format takes a path; keeps the formats so that a test can ask them."""
