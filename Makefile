@@ -109,7 +109,7 @@ fuse: $(VENV)/.dev
 # The units on a Debian of its own, where systemd is the first process: needs root, and QEMU. The first time makes that Debian, in build/systemd.
 systemd: $(VENV)/.dev
 	command -v debootstrap qemu-system-x86_64 > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends debootstrap qemu-system-x86; }
-	SMDAEMON_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd $(ARGS)
+	SMDAEMON_SYSTEMD=1 $(BIN)/python -m pytest tests/systemd -o faulthandler_timeout=0 $(ARGS)
 
 # Which lines and branches the tests reach, in this process and in those that they start.
 coverage: $(VENV)/.dev
