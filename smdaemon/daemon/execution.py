@@ -25,7 +25,7 @@ from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.states import Event, State
 from smdaemon.proto.v1 import ExportRequest
 from smdaemon.publish.local import MAX_VERSION, LocalStore, identity_of, same_export
-from smdaemon.publish.presence import check_mounted
+from smdaemon.publish.presence import is_bare, refuse_bare
 from smdaemon.publish.space import Promises
 from smdaemon.settings import Config, ModelSettings, parse_size
 from smdaemon.tensorbundle.writer import writing_threads
@@ -63,8 +63,8 @@ class Execution:
         store = LocalStore(Path(model.publish), self._owner)
         if (done := await self._already_published(job, attempt, store)) is not None:
             return done
-        rows = await self._ledger.versions(model.name)
-        await trio.to_thread.run_sync(check_mounted, store, rows)
+        if await trio.to_thread.run_sync(is_bare, store.root):  # the journal is asked then only: there may be thousands
+            refuse_bare(store, await self._ledger.versions(model.name))
         request = ExportRequest.FromString(job.request)
         plan = await self._plan(job, model, request)
         version = await self._version(job, model, store)

@@ -82,13 +82,13 @@ def look(store: LocalStore, rows: Sequence[Version], needed: Iterable[tuple[str,
     return found
 
 
-def check_mounted(store: LocalStore, rows: Sequence[Version]) -> None:
-    """EnvironmentFault `directory-missing` where nothing is left of a publish directory that had versions: an unmounted volume looks so.
+def refuse_bare(store: LocalStore, rows: Sequence[Version]) -> None:
+    """EnvironmentFault `directory-missing` where a publish directory that `is_bare` had versions: an unmounted volume looks so.
 
     Whoever removed them on purpose has a way on: any file in the directory says that it is the right one.
     """
     published = [row.version for row in rows if row.export_dir == str(store.root / str(row.version))]
-    if not published or not _is_bare(store.root):
+    if not published:
         return
     raise EnvironmentFault(
         "directory-missing",
@@ -100,7 +100,8 @@ def check_mounted(store: LocalStore, rows: Sequence[Version]) -> None:
     )
 
 
-def _is_bare(root: Path) -> bool:
+def is_bare(root: Path) -> bool:
+    """Whether a publish directory is missing or empty; EnvironmentFault where that cannot be told."""
     try:
         with os.scandir(root) as entries:
             return next(entries, None) is None
