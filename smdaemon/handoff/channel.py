@@ -30,9 +30,8 @@ class Channel:
         try:
             self._socket.settimeout(_GREETING_SECONDS)
             self._socket.connect(os.fspath(path))
-            with suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # who refuses us may be gone already: his words are there
+            # who refuses us may be gone already: his words are there
+            with suppress(BrokenPipeError, ConnectionResetError):
                 self._socket.send(protocol.encode(hello))
             self._check_greeting()
             self._socket.settimeout(None)

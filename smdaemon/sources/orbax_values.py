@@ -84,8 +84,10 @@ class OrbaxTensor:
         self._is_cached = self.nbytes > READ_BYTES
         if self._spools:
             self.working_bytes = grid.chunk_bytes
+        elif self._is_cached:
+            self.working_bytes = _cache_bytes(self._band_bytes)
         else:
-            self.working_bytes = _cache_bytes(self._band_bytes) if self._is_cached else self._band_bytes
+            self.working_bytes = self._band_bytes
         self._opened = opened
         self._arrays = arrays
 

@@ -14,6 +14,8 @@ from handoff_trees import HANDOFF, PATIENCE_SECONDS, assert_saved, in_thread, pa
 from service_manager_kit import ServiceManager, close
 
 from smdaemon.handoff import attach
+from smdaemon.handoff.client import Sidecar
+from smdaemon.handoff.handle import Handle
 
 TRAINER = """
 import sys, numpy as np
@@ -76,14 +78,20 @@ def daemon(root: Path, **options) -> SmdaemonProcess:
     return SmdaemonProcess(root, "run", "--config", "config.toml", **options)
 
 
-def test_a_killed_daemon_gets_the_tensors_again(root):
-    """SIGKILL in the middle of the export: the trainer skips, connects again, offers what was not done, and it is published."""
-    with daemon(root, held=True) as first:
-        first.logged("running")
+def killed_while_it_exports(root: Path) -> tuple[Sidecar, Handle]:
+    """What a trainer has of a daemon that was killed in the middle of an export of `params(4)` as step 4."""
+    with daemon(root, held=True) as process:
+        process.logged("running")
         sidecar = attach(root / "handoff.sock")
         handle = sidecar.save(4, params(4), model="ranker")
-        first.held()
-        first.signal(signal.SIGKILL)
+        process.held()
+        process.signal(signal.SIGKILL)
+    return sidecar, handle
+
+
+def test_a_killed_daemon_gets_the_tensors_again(root):
+    """SIGKILL in the middle of the export: the trainer skips, connects again, offers what was not done, and it is published."""
+    sidecar, handle = killed_while_it_exports(root)
     with sidecar:
         with sidecar._link.changed:
             sidecar._link.changed.wait_for(lambda: not sidecar.connected, PATIENCE_SECONDS)
@@ -103,12 +111,7 @@ def test_a_killed_daemon_gets_the_tensors_again(root):
 def test_when_both_sides_die_the_job_says_so(root):
     """Nobody has the tensors: once the grace is over the job fails, and says what to do."""
     write_config(root, daemon=f"{HANDOFF}\nhandoff_grace_seconds = 0")
-    with daemon(root, held=True) as first:
-        first.logged("running")
-        sidecar = attach(root / "handoff.sock")
-        sidecar.save(4, params(4), model="ranker")
-        first.held()
-        first.signal(signal.SIGKILL)
+    sidecar, _ = killed_while_it_exports(root)
     sidecar.close()
     with daemon(root) as second:
         second.logged("running")
@@ -121,12 +124,7 @@ def test_the_service_manager_keeps_the_tensors_over_a_restart(root, monkeypatch)
     """FDSTORE: trainer and daemon are both gone, and what the manager hands back is published, then forgotten."""
     with ServiceManager(root / "notify") as manager:
         monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
-        with daemon(root, held=True) as first:
-            first.logged("running")
-            sidecar = attach(root / "handoff.sock")
-            sidecar.save(4, params(4), model="ranker")
-            first.held()
-            first.signal(signal.SIGKILL)
+        sidecar, _ = killed_while_it_exports(root)
         sidecar.close()
         kept = [manager.told("FDSTORE") for _ in range(2)]
         assert [(notice.lines["FDPOLL"], len(notice.fds)) for notice in kept] == [("0", 1)] * 2
