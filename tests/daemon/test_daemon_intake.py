@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from structlog.testing import capture_logs
 
 from smdaemon.config import load_config
-from smdaemon.daemon import intake, watches
+from smdaemon.daemon import intake, requests, source_look, watches
 from smdaemon.errors import DropError, fault
 from smdaemon.handoff.exports import Handed
 from smdaemon.jobs.job import NewJob
@@ -30,21 +30,21 @@ from smdaemon.watch.base import Drop
 @pytest.mark.parametrize(
     ("name", "content", "where"),
     [
-        ("a.export.json", b'{"source": "ckpt-1.npz"}', "read_request"),
-        ("model.safetensors", save({"w": np.ones(3)}, {"step": "9"}), "open_source"),
+        ("a.export.json", b'{"source": "ckpt-1.npz"}', (intake, "read_request")),
+        ("model.safetensors", save({"w": np.ones(3)}, {"step": "9"}), (source_look, "open_source")),
     ],
 )
 async def test_a_file_that_cannot_be_read_holds_up_no_other(started, monkeypatch, name, content, where):
     """A request, and a drop whose step only a look into it tells: tried again by itself, while others are taken."""
     broken = {name}
-    real = getattr(intake, where)
+    real = getattr(*where)
 
     def refusing(path, *arguments):
         if path.name in broken:
             raise fault(OSError(errno.EIO, os.strerror(errno.EIO), str(path)), "reading")
         return real(path, *arguments)
 
-    monkeypatch.setattr(intake, where, refusing)
+    monkeypatch.setattr(*where, refusing)
     monkeypatch.setattr(watches, "delay", lambda _tries, _rng: 0.01)
     with capture_logs() as logs:
         async with started() as running:
@@ -89,7 +89,7 @@ async def test_attempts_at_drops_that_are_gone_are_forgotten(autojump_clock, mon
 
 @pytest.mark.parametrize(
     ("name", "content", "where"),
-    [("bug.npz", b"", "_order_of"), ("bug.export.json", b'{"source": "ckpt-1.npz"}', "read_request")],
+    [("bug.npz", b"", "look_at_drop"), ("bug.export.json", b'{"source": "ckpt-1.npz"}', "read_request")],
 )
 async def test_a_bug_at_a_drop_fails_its_job_and_no_other(started, monkeypatch, name, content, where):
     """With its traceback in the log, once; the daemon goes on, and so does the next one."""
@@ -117,7 +117,7 @@ async def test_a_bug_at_a_drop_fails_its_job_and_no_other(started, monkeypatch, 
 
 async def test_want_of_memory_at_a_drop_is_no_bug(started, monkeypatch):
     """Whether the watch or the intake meets it: the drop is tried again."""
-    claiming, order_of, short = formats.claiming, intake._order_of, ["claiming", "_order_of"]
+    claiming, order_of, short = formats.claiming, source_look._order_of, ["claiming", "_order_of"]
 
     def want(where):
         if where in short:
@@ -133,7 +133,7 @@ async def test_want_of_memory_at_a_drop_is_no_bug(started, monkeypatch):
         return order_of(*arguments)
 
     monkeypatch.setattr(formats, "claiming", claiming_short)
-    monkeypatch.setattr(intake, "_order_of", order_of_short)
+    monkeypatch.setattr(source_look, "_order_of", order_of_short)
     monkeypatch.setattr(watches, "delay", lambda _tries, _rng: 0.01)
     async with started() as running:
         running.drop("ckpt-1.npz")
@@ -227,11 +227,11 @@ async def test_a_drop_that_waited_over_a_restart_is_exported(started, tmp_path):
         assert {job["version"]: job["state"] for job in await running.ended(2)} == {41: "published", 1: "published"}
 
 
-@pytest.mark.parametrize("where", ["_within", "_look", "_order_of"])
+@pytest.mark.parametrize("where", ["within", "_content_of", "_order_of"])
 async def test_a_look_that_hangs_does_not_hold_up_a_stop(started, monkeypatch, where):
     """A drop on a file system that does not answer: it is found again by the next start."""
     answers, asked = threading.Event(), threading.Event()
-    real = getattr(intake, where)
+    real = getattr(source_look, where)
 
     def hanging(*arguments):
         asked.set()
@@ -239,7 +239,7 @@ async def test_a_look_that_hangs_does_not_hold_up_a_stop(started, monkeypatch, w
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(intake, where, hanging)
+        patch.setattr(source_look, where, hanging)
         async with started() as running:
             running.drop("ckpt-1.npz")
             await trio.to_thread.run_sync(asked.wait)
@@ -254,7 +254,7 @@ async def test_a_handoff_asks_nothing_of_the_watched_directory(tmp_path, monkeyp
     """Where no option of it is a path, no file system that hangs can hold it up."""
     (tmp_path / "runs").mkdir()
     config = load_config(write_config(tmp_path))
-    monkeypatch.setattr(intake, "_within", None)
+    monkeypatch.setattr(requests, "within", None)
     handed = Handed(trainer="t", export="e", model="ranker", step=3, options={}, nbytes=0)
     async with open_ledger(tmp_path / "journal.sqlite") as ledger:
         job, new = await intake.Intake(ledger, lambda: config).handoff(handed)

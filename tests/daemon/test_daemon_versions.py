@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from smdaemon.config import parse_config
-from smdaemon.daemon.intake import check_request
+from smdaemon.daemon.requests import check_request
 from smdaemon.daemon.versions import Versions
 from smdaemon.errors import DropError, EnvironmentFault
 from smdaemon.jobs.job import NewJob, Publication
