@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smdaemon.errors import DropError
 from smdaemon.proto.tensorflow import BundleEntryProto, BundleHeaderProto
-from smdaemon.tensorbundle import DTYPES, TensorSlice, dtype_named, joined_checksum
+from smdaemon.tensorbundle import DTYPES, TensorSlice, dtype_named, joined_checksum, table
 from smdaemon.tensorbundle.assembly import chunk_boxes
 from smdaemon.tensorbundle.blocks import finish_block, open_block, read_block, shared_bytes
 from smdaemon.tensorbundle.checksum import crc32c, mask, unmask
@@ -156,8 +156,26 @@ def test_tables_round_trip(keys: list[bytes], block_bytes: int):
 
 def test_a_table_refuses_keys_out_of_order():
     """Keys that do not ascend are a mistake of the caller."""
-    with pytest.raises(ValueError, match="does not come after"):
-        write_table([(b"b", b""), (b"a", b"")])
+    for second in (b"a", b"b"):
+        with pytest.raises(ValueError, match="does not come after"):
+            write_table([(b"b", b""), (second, b"")])
+
+
+def test_the_keys_of_a_table_ascend_from_block_to_block():
+    """Two blocks in each other's place are sound, each by itself; the table is not."""
+    whole = write_table([(b"a", b"1"), (b"b", b"2")], block_bytes=1)
+    assert list(read_table(whole)) == [(b"a", b"1"), (b"b", b"2")]
+    block = len(finish_block([b"\0\1\1a1"], [0]))
+    swapped = whole[block : 2 * block] + whole[:block] + whole[2 * block :]
+    assert drop_code(lambda: list(read_table(swapped))) == "bundle-corrupt"
+
+
+def test_the_keys_of_a_table_are_limited_all_together(monkeypatch: pytest.MonkeyPatch):
+    """As many bytes as the limit has, over all blocks, and not one more."""
+    monkeypatch.setattr(table, "KEYS_LIMIT_BYTES", 12)
+    items = [(b"key%03d" % number, b"") for number in range(3)]
+    assert list(read_table(write_table(items[:2], block_bytes=1))) == items[:2]
+    assert drop_code(lambda: list(read_table(write_table(items, block_bytes=1)))) == "bundle-corrupt"
 
 
 @quick
@@ -289,6 +307,9 @@ def test_fields_that_are_left_out_or_unknown_are_taken_as_protobuf_has_them():
     entry = decode_entry(unknown + b"\x08\x01" + b"\x12\x02\x12\x00" + unknown + b"\x12\x04\x12\x02\x08\x03")
     assert (entry.dtype.name, entry.shape) == ("float32", (0, 3))
     assert drop_code(lambda: decode_entry(b"\x08\x01\x12\x02\x18\x01")) == "bundle-corrupt"  # of unknown rank
+    assert (
+        decode_entry(b"\x08\x01\x12\x04\x18\x00\x20\x01").shape == ()
+    )  # of known rank, and a field that we do not know
     for cut in range(1, len(unknown)):
         if cut != 9:
             assert drop_code(lambda cut=cut: decode_entry(b"\x08\x01" + unknown[:cut])) == "bundle-corrupt"

@@ -46,3 +46,19 @@ def test_what_lies_at_one_place_counts_once():
 def test_tensors_without_bytes_make_no_image():
     """There is nothing to write."""
     assert common_image([tensor(Memory(128, 0), 0, 0)]) is None
+
+
+def test_of_several_memories_the_fullest_is_written_whole():
+    """Another's tensors, be they many, do not count for it."""
+    small, large = Memory(64, 64), Memory(128, 128)
+    tensors = [tensor(small, 0, 32), tensor(large, 0, 128), tensor(small, 32, 32)]
+    assert common_image(tensors) is large
+    assert common_image(tensors[::-1]) is large
+    assert common_image([tensor(small, 0, 64), tensor(large, 0, 100)]) is None
+
+
+def test_an_eighth_of_a_memory_may_be_empty():
+    """And not one byte more."""
+    for held_bytes, whole in ((112, True), (111, False)):
+        image = Memory(128, held_bytes)
+        assert (common_image([tensor(image, 0, held_bytes)]) is image) is whole

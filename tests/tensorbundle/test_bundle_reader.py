@@ -1,5 +1,6 @@
 """The reader: lazy, bounded, and never surprised by what a file holds."""
 
+import mmap
 import os
 import shutil
 from collections.abc import Callable
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 
 from smdaemon.errors import DropError
 from smdaemon.tensorbundle import ArrayTensor, BundleReader, PartitionedTensor, TensorSlice, dtype_named, write_bundle
+from smdaemon.tensorbundle.checksum import crc32c, mask
 from smdaemon.tensorbundle.coding import varint
 from smdaemon.tensorbundle.entries import encode_header, encode_kind, encode_place, encode_slices
+from smdaemon.tensorbundle.reader import NUMPY_RANK_LIMIT
 from smdaemon.tensorbundle.slices import slice_key
 from smdaemon.tensorbundle.stored import DirectShard
 from smdaemon.tensorbundle.table import write_table
@@ -213,14 +216,67 @@ def test_ranks_beyond_numpys_can_still_be_streamed(tmp_path: Path):
         assert code_of(lambda: reader.array("x")) == "bundle-invalid"
 
 
-def test_slices_that_share_their_bytes_are_refused(tmp_path: Path):
-    """Otherwise a small file could unfold into a tensor of any size."""
-    slices = [TensorSlice.parse("0,1"), TensorSlice.parse("1,1")]
-    piece = encode_kind(FLOAT32, (1,)) + encode_place(0, 4, 1)
-    items = {slice_key(b"x", part): piece for part in slices}
-    craft(tmp_path / "v", {b"x": encode_kind(FLOAT32, (2,)) + encode_slices(slices), **items}, bytes(4))
+def test_numpys_rank_is_the_last_that_makes_an_array(tmp_path: Path):
+    """Slices are put together up to the rank before it."""
+    whole = (1,) * NUMPY_RANK_LIMIT
+    write_bundle(tmp_path / "v", {"x": ArrayTensor(np.full(whole, 7, np.int32))}, sync=False)
     with BundleReader(tmp_path / "v") as reader:
-        assert code_of(lambda: reader.array("x")) == "bundle-corrupt"
+        assert reader.array("x").shape == whole
+    for rank, code in ((NUMPY_RANK_LIMIT - 1, None), (NUMPY_RANK_LIMIT, "bundle-corrupt")):
+        shape = (2,) + (1,) * (rank - 1)
+        rest = ":-" * (rank - 1)
+        halves = [
+            (TensorSlice.parse(f"{row},1{rest}"), ArrayTensor(np.full((1, *shape[1:]), row, np.int32)))
+            for row in range(2)
+        ]
+        write_bundle(tmp_path / f"s{rank}", {"x": PartitionedTensor(dtype_named("int32"), shape, halves)}, sync=False)
+        with BundleReader(tmp_path / f"s{rank}") as reader:
+            assert drop_code(lambda reader=reader: reader.array("x")) == code
+
+
+# data file, offset and bytes of each of two slices
+@pytest.mark.parametrize(
+    ("places", "shared"),
+    [
+        (((0, 0, 8), (0, 0, 8)), True),
+        (((0, 4, 8), (0, 0, 8)), True),
+        (((1, 0, 8), (1, 4, 8)), True),
+        (((0, 8, 8), (0, 0, 8)), False),
+        (((0, 0, 8), (1, 0, 8)), False),
+    ],
+)
+def test_slices_that_share_their_bytes_are_refused(
+    places: tuple[tuple[int, int, int], ...], shared: bool, tmp_path: Path
+):
+    """Otherwise a small file could unfold into a tensor of any size. What only touches is not shared."""
+    slices = [TensorSlice.parse("0,2"), TensorSlice.parse("2,2")]
+    crc = mask(crc32c(bytes(8)))
+    pieces = [encode_kind(FLOAT32, (2,), shard) + encode_place(offset, size, crc) for shard, offset, size in places]
+    items = {slice_key(b"x", part): piece for part, piece in zip(slices, pieces, strict=True)}
+    craft(tmp_path / "v", {b"x": encode_kind(FLOAT32, (4,)) + encode_slices(slices), **items}, bytes(16), shards=2)
+    (tmp_path / "v.data-00001-of-00002").write_bytes(bytes(16))
+    with BundleReader(tmp_path / "v") as reader:
+        if shared:
+            with pytest.raises(DropError, match="share bytes"):
+                reader.array("x")
+        else:
+            assert reader.array("x").tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("wrong", ["dtype", "shape", "slices"])
+def test_a_slice_that_does_not_fit_its_tensor_is_refused(wrong: str, tmp_path: Path):
+    """Of another type, of another shape, or itself made of slices."""
+    slices = [TensorSlice.parse("0,2"), TensorSlice.parse("2,2")]
+    good = encode_kind(FLOAT32, (2,)) + encode_place(0, 8, mask(crc32c(bytes(8))))
+    bad = {
+        "dtype": encode_kind(dtype_named("int32"), (2,)) + encode_place(8, 8, mask(crc32c(bytes(8)))),
+        "shape": encode_kind(FLOAT32, (1, 2)) + encode_place(8, 8, mask(crc32c(bytes(8)))),
+        "slices": encode_kind(FLOAT32, (2,)) + encode_place(8, 8, mask(crc32c(bytes(8)))) + encode_slices(slices),
+    }[wrong]
+    items = {slice_key(b"x", slices[0]): good, slice_key(b"x", slices[1]): bad}
+    craft(tmp_path / "v", {b"x": encode_kind(FLOAT32, (4,)) + encode_slices(slices), **items}, bytes(16))
+    with BundleReader(tmp_path / "v") as reader, pytest.raises(DropError, match="another dtype or shape"):
+        reader.array("x")
 
 
 @pytest.mark.parametrize(
@@ -310,6 +366,19 @@ def test_what_is_read_past_the_page_cache_is_what_is_there(long_file: Path, read
             buffer = bytearray(count)
             shard.read_into(buffer, offset)
             assert buffer == content[offset : offset + count]
+    finally:
+        shard.close()
+
+
+def test_a_window_that_is_read_in_pieces_is_what_is_there(long_file: Path, monkeypatch: pytest.MonkeyPatch):
+    """The kernel may give fewer blocks than were asked for; one that is cut short ends the window."""
+    content, whole = long_file.read_bytes(), os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, views, offset: whole(fd, [views[0][: 3 * mmap.PAGESIZE]], offset))
+    shard = DirectShard(long_file)
+    try:
+        buffer = bytearray(len(content))
+        shard.read_into(buffer, 0)
+        assert buffer == content
     finally:
         shard.close()
 

@@ -32,6 +32,8 @@ def literal(content: bytes) -> bytes:
         # copies of each kind: 5 from 3 back (they overlap), 6 from 4 back, 2 from 8 back
         (varint(8) + literal(b"abc") + bytes((1 | 1 << 2, 3)), b"abcabcab"),
         (varint(10) + literal(b"abcd") + bytes((2 | 5 << 2, 4, 0)), b"abcdabcdab"),
+        # one byte again and again, and what follows a copy
+        (varint(8) + literal(b"a") + bytes((1 | 1 << 2, 1)) + literal(b"xy"), b"aaaaaaxy"),
         (varint(10) + literal(b"abcdefgh") + bytes((3 | 1 << 2, 8, 0, 0, 0)), b"abcdefghab"),
         # an offset of 300 takes the upper bits of the tag
         (

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from smdaemon.tensorbundle import (
     dtype_named,
     write_bundle,
 )
+from smdaemon.tensorbundle import files as output_files
+from smdaemon.tensorbundle.image import MappedTensor
 from smdaemon.tensorbundle.writer import writing_threads
 
 FLOAT32 = dtype_named("float32")
@@ -45,6 +48,14 @@ class FakeTensor:
     def buffers(self) -> Iterator[Buffer]:
         """The next pass; the last one again and again."""
         yield from self._passes[0] if len(self._passes) == 1 else self._passes.pop(0)
+
+
+class Memory:
+    """Memory all of which is tensors'."""
+
+    def __init__(self, content: np.ndarray[Any, Any]) -> None:
+        self.buffer = memoryview(content)
+        self.held_bytes = len(content) - len(content) % 4096
 
 
 def arrays(count: int, elements: int) -> dict[str, ArrayTensor]:
@@ -209,6 +220,9 @@ def test_shapes_that_tensorflow_cannot_have_are_refused(tmp_path: Path):
         with pytest.raises(DropError) as caught:
             write_bundle(tmp_path / "v", {"x": FakeTensor(FLOAT32, shape, [bytes(4)])}, sync=False)
         assert caught.value.code == "bundle-invalid"
+    write_bundle(tmp_path / "v", {"x": FakeTensor(FLOAT32, (1,) * 254, [bytes(4)])}, sync=False)
+    with BundleReader(tmp_path / "v") as reader:
+        assert reader.entry("x").shape == (1,) * 254
 
 
 @pytest.mark.parametrize(
@@ -264,6 +278,95 @@ def test_a_short_write_is_carried_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_bundle(tmp_path / "v", arrays(3, 100_000), sync=False)
     with BundleReader(tmp_path / "v") as reader:
         reader.verify()
+
+
+def test_an_index_that_reads_back_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where the system gives only a part of what was asked for, the rest is asked for."""
+    whole = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: whole(fd, min(count, 7), at))
+    files = write_bundle(tmp_path / "v", arrays(3, 10), sync=False)
+    assert (tmp_path / "v.index").read_bytes() == files.index
+
+
+def test_what_is_written_is_synced_unless_that_is_not_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every data file and the index."""
+    synced: list[str] = []
+    whole = os.fdatasync
+
+    def fdatasync(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        whole(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    write_bundle(tmp_path / "a", arrays(3, 10), sync=False)
+    assert synced == []
+    write_bundle(tmp_path / "v", arrays(3, 10), shards=2)
+    assert sorted(synced) == ["v.data-00000-of-00002", "v.data-00001-of-00002", "v.index"]
+
+
+def test_the_disk_is_set_to_work_on_every_part_of_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The parts follow each other from the start of the file."""
+    advised: list[tuple[int, int]] = []
+    monkeypatch.setattr(output_files, "_WRITEBACK_BYTES", 3 << 20)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _fd, start, count, _advice: advised.append((start, count)))
+    write_bundle(tmp_path / "v", arrays(2, 2 << 20))
+    assert advised == [(start << 20, 3 << 20) for start in range(0, 15, 3)]
+    advised.clear()
+    write_bundle(tmp_path / "w", arrays(2, 2 << 20), sync=False)
+    assert advised == []
+
+
+def test_every_thread_writes_in_the_context_of_the_caller(tmp_path: Path):
+    """What confines reading here confines it there."""
+    confinement = ContextVar("confinement", default="none")
+    seen: list[str] = []
+
+    class Looking(FakeTensor):
+        def buffers(self) -> Iterator[Buffer]:
+            seen.append(confinement.get())
+            return super().buffers()
+
+    confinement.set("root")
+    tensors = {name: Looking(FLOAT32, (1,), [bytes(4)]) for name in "ab"}
+    write_bundle(tmp_path / "v", tensors, shards=2, sync=False)
+    assert seen == ["root", "root"]
+
+
+def test_memory_that_is_asked_for_as_a_whole_is_written_as_it_is(tmp_path: Path):
+    """Behind it what lies elsewhere; each value reads back."""
+    image = Memory(np.random.default_rng(0).integers(0, 256, 3 * 4096 + 100, np.uint8))
+    mapped = {f"m{start}": MappedTensor(image, start, dtype_named("uint8"), (4096,), 4096) for start in (0, 4096, 8192)}
+    write_bundle(tmp_path / "v", {**mapped, "z": ArrayTensor(np.arange(5))}, sync=False)
+    content = (tmp_path / "v.data-00000-of-00001").read_bytes()
+    assert content == bytes(image.buffer) + np.arange(5).tobytes()
+    with BundleReader(tmp_path / "v") as reader:
+        for start in (0, 4096, 8192):
+            assert reader.array(f"m{start}").tobytes() == bytes(image.buffer[start : start + 4096])
+        assert reader.array("z").tolist() == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [([bytes(4)], "promises 8 bytes and gives 4$"), ([bytes(12)], "promises 8 bytes and gives at least 12$")],
+)
+def test_a_tensor_that_breaks_its_promise_is_told_of_by_bytes(content: list[bytes], told: str, tmp_path: Path):
+    """What it promised, and what it gave as far as that was asked for."""
+    with pytest.raises(DropError, match=told):
+        write_bundle(tmp_path / "v", {"x": FakeTensor(FLOAT32, (2,), content)}, sync=False)
+
+
+def test_arrays_of_text_become_strings(tmp_path: Path):
+    """UTF-8, whatever holds them; an array with anything else in it is refused, and its types are named."""
+    texts = ["a", "ß", ""]
+    write_bundle(
+        tmp_path / "v", {"u": ArrayTensor(np.array(texts)), "o": ArrayTensor(np.array(texts, object))}, sync=False
+    )
+    with BundleReader(tmp_path / "v") as reader:
+        for name in "uo":
+            assert reader.string_elements(name) == [text.encode() for text in texts]
+    with pytest.raises(DropError, match="holds NoneType, int, not only strings") as caught:
+        ArrayTensor(np.array(["a", 1, None], object))
+    assert caught.value.code == "dtype-unsupported"
 
 
 def test_an_index_that_reads_back_otherwise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
