@@ -1,10 +1,16 @@
 """Fixtures that several rooms' tests use."""
 
 import importlib.util
+import signal
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Under nohup a hang-up is ignored, by every process that a test starts too: the tests are to mean the same there."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
