@@ -97,10 +97,11 @@ def running_daemon(
 ) -> Iterator[Daemon]:
     """A daemon whose files all lie in `folder`, with one model; `daemon` and `model` hold further keys of the two tables."""
     (folder / "watch").mkdir(exist_ok=True)
-    (publish or folder / "publish").mkdir(exist_ok=True)
+    publish = publish or folder / "publish"
+    publish.mkdir(exist_ok=True)
     # benchmarks remove what was published, and an empty directory is taken for a volume that is not mounted
-    (publish or folder / "publish").joinpath("not-empty").touch()
-    keys = {"name": "bench", "watch": "watch", "publish": str(publish or "publish"), "version": "step", **model}
+    (publish / "not-empty").touch()
+    keys = {"name": "bench", "watch": "watch", "publish": str(publish.absolute()), "version": "step", **model}
     lines = ["[daemon]", 'state_dir = "state"', 'control_socket = "control.sock"']
     lines += [f"{key} = {_toml(value)}" for key, value in (daemon or {}).items()]
     lines += ["", "[[model]]", *(f"{key} = {_toml(value)}" for key, value in keys.items())]

@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from smdaemon.errors import DropError
+from smdaemon.paths import absolute
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # a FIFO without a writer must not block
 _ENTER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -28,13 +29,14 @@ class _Confinement:
     """One root, open; and the paths outside that may be opened all the same."""
 
     def __init__(self, root: Path, trusted: Iterable[Path]) -> None:
-        self.root = os.path.abspath(root)  # noqa: PTH100 - links on the way to the root are the operator's
-        self._trusted = tuple(os.path.abspath(path) for path in trusted)  # noqa: PTH100 - nor those on the way to these
+        # links on the way to the root are the operator's, and so are those on the way to these
+        self.root = absolute(root)
+        self._trusted = tuple(absolute(path) for path in trusted)
         self._descriptor: int | None = None
 
     def components(self, path: Path) -> list[str] | None:
         """The way from the root to `path`; None for a trusted one. DropError `source-outside` for any other."""
-        whole = os.path.abspath(path)  # noqa: PTH100 - ".." is taken away as a word: no link is followed that it could lead back from
+        whole = absolute(path)
         if _is_beneath(whole, self.root):
             return os.path.relpath(whole, self.root).split("/")
         if any(_is_beneath(whole, trusted) for trusted in self._trusted):

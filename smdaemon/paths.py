@@ -1,4 +1,4 @@
-"""Whether something is there, for who must not take "that cannot be told now" for a no; and what can be the name of a file.
+"""Whether something is there, for who must not take "that cannot be told now" for a no; what a path says, and what can be a name.
 
 `os.path.exists` and its kin, and from Python 3.14 on the methods of `Path`, say False where a disk or a mount gives no answer. What is
 built on that would leave out what is there.
@@ -27,6 +27,11 @@ def is_directory(path: str | Path) -> bool:
     """Whether the path leads to a directory. OSError where that cannot be told."""
     found = _status(path, follow=True)
     return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def absolute(path: str | Path) -> str:
+    """The path from the root on, with every ".." taken away as a word: no link is followed that it could lead back from."""
+    return os.path.abspath(path)  # noqa: PTH100 - `Path.absolute` keeps "..", `Path.resolve` follows links
 
 
 def can_name_a_file(name: str) -> bool:

@@ -1,12 +1,12 @@
 """What lies at the source of an export when it is accepted: where its path leads, which content is there, and how new that is."""
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from smdaemon.confinement import confined, status_of, unlinked
 from smdaemon.errors import DropError, EnvironmentFault, SmdaemonError
+from smdaemon.paths import absolute
 from smdaemon.settings import ModelSettings
 from smdaemon.sources.base import Identity
 from smdaemon.sources.checkpoint_state import checkpoint_prefix, is_checkpoint
@@ -40,8 +40,8 @@ def within(path: Path, model: ModelSettings) -> Path:
     root = Path(model.watch)
     if not model.follow_links:
         return unlinked(path, root)
-    whole = Path(os.path.abspath(path))  # noqa: PTH100 - ".." is taken away as a word
-    if not whole.is_relative_to(os.path.abspath(root)):  # noqa: PTH100 - as above
+    whole = Path(absolute(path))
+    if not whole.is_relative_to(absolute(root)):
         raise DropError("source-outside", f"{str(path)!r} lies outside {str(root)!r}")
     return whole
 
@@ -50,7 +50,7 @@ def look_at_drop(path: Path, format_name: str, model: ModelSettings) -> SourceLo
     """Look at what the watch found. Raises EnvironmentFault where it cannot be told for the moment."""
     try:
         source, problem = within(path, model), None
-    except SmdaemonError as error:
+    except DropError as error:
         source, problem = path, error
     found = look_at_source(source, format_name, model, problem)
     if found.problem is not None and found.problem.retryable:

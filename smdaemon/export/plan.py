@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smdaemon.errors import ConfigError, SmdaemonError
+from smdaemon.paths import absolute
 
 if TYPE_CHECKING:  # for an export without a daemon, which reads neither, they would take longer than the export
     from smdaemon.proto.v1 import ExportRequest
@@ -167,8 +168,7 @@ def _operators(path: str, root: Path | None) -> Path:
 
     Only beneath the watched directory somebody else may have put them there: what lies there is left to be opened as all else in it.
     """
-    whole = Path(os.path.abspath(path))  # noqa: PTH100 - ".." is taken away as a word, as where it is opened
-    beneath = root is not None and whole.is_relative_to(os.path.abspath(root))  # noqa: PTH100 - as above
+    beneath = root is not None and Path(absolute(path)).is_relative_to(absolute(root))
     return Path(path) if beneath else Path(os.path.realpath(path))
 
 

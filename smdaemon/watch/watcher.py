@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 import trio
 
 from smdaemon.errors import EnvironmentFault, SmdaemonError, fault
+from smdaemon.paths import absolute
 from smdaemon.watch.agenda import Agenda
 from smdaemon.watch.base import Claiming, Drop
 from smdaemon.watch.completeness import Moment, Touch
@@ -104,7 +105,7 @@ class Watcher:
     ) -> None:
         self.state = WatchState()
         self._spec = spec
-        self._root = os.path.abspath(spec.root)  # noqa: PTH100 - a symlinked root stays the path that was configured
+        self._root = absolute(spec.root)  # a symlinked root stays the path that was configured
         self._on_drop = on_drop
         self._on_state = on_state
         self._new_kernel = kernel

@@ -307,9 +307,8 @@ def test_fields_that_are_left_out_or_unknown_are_taken_as_protobuf_has_them():
     entry = decode_entry(unknown + b"\x08\x01" + b"\x12\x02\x12\x00" + unknown + b"\x12\x04\x12\x02\x08\x03")
     assert (entry.dtype.name, entry.shape) == ("float32", (0, 3))
     assert drop_code(lambda: decode_entry(b"\x08\x01\x12\x02\x18\x01")) == "bundle-corrupt"  # of unknown rank
-    assert (
-        decode_entry(b"\x08\x01\x12\x04\x18\x00\x20\x01").shape == ()
-    )  # of known rank, and a field that we do not know
+    # of known rank, and with a field that we do not know
+    assert decode_entry(b"\x08\x01\x12\x04\x18\x00\x20\x01").shape == ()
     for cut in range(1, len(unknown)):
         if cut != 9:
             assert drop_code(lambda cut=cut: decode_entry(b"\x08\x01" + unknown[:cut])) == "bundle-corrupt"

@@ -1,7 +1,10 @@
 """Tensors that lie in one memory: whether it is written whole."""
 
+from pathlib import Path
+
 import numpy as np
 
+from smdaemon.tensorbundle import ArrayTensor, BundleReader, write_bundle
 from smdaemon.tensorbundle.dtypes import dtype_named
 from smdaemon.tensorbundle.image import MappedTensor, common_image
 
@@ -62,3 +65,17 @@ def test_an_eighth_of_a_memory_may_be_empty():
     for held_bytes, whole in ((112, True), (111, False)):
         image = Memory(128, held_bytes)
         assert (common_image([tensor(image, 0, held_bytes)]) is image) is whole
+
+
+def test_memory_that_is_asked_for_as_a_whole_is_written_as_it_is(tmp_path: Path):
+    """Behind it what lies elsewhere; each value reads back."""
+    image = Memory(3 * 4096 + 100, 3 * 4096)
+    image.buffer[:] = np.random.default_rng(0).bytes(len(image.buffer))
+    mapped = {f"m{start}": tensor(image, start, 4096) for start in (0, 4096, 8192)}
+    write_bundle(tmp_path / "v", {**mapped, "z": ArrayTensor(np.arange(5))}, sync=False)
+    content = (tmp_path / "v.data-00000-of-00001").read_bytes()
+    assert content == bytes(image.buffer) + np.arange(5).tobytes()
+    with BundleReader(tmp_path / "v") as reader:
+        for start in (0, 4096, 8192):
+            assert reader.array(f"m{start}").tobytes() == bytes(image.buffer[start : start + 4096])
+        assert reader.array("z").tolist() == list(range(5))

@@ -257,8 +257,9 @@ def test_slices_that_share_their_bytes_are_refused(
     (tmp_path / "v.data-00001-of-00002").write_bytes(bytes(16))
     with BundleReader(tmp_path / "v") as reader:
         if shared:
-            with pytest.raises(DropError, match="share bytes"):
+            with pytest.raises(DropError, match="share bytes") as caught:
                 reader.array("x")
+            assert caught.value.code == "bundle-corrupt"
         else:
             assert reader.array("x").tolist() == [0.0] * 4
 
@@ -267,13 +268,14 @@ def test_slices_that_share_their_bytes_are_refused(
 def test_a_slice_that_does_not_fit_its_tensor_is_refused(wrong: str, tmp_path: Path):
     """Of another type, of another shape, or itself made of slices."""
     slices = [TensorSlice.parse("0,2"), TensorSlice.parse("2,2")]
-    good = encode_kind(FLOAT32, (2,)) + encode_place(0, 8, mask(crc32c(bytes(8))))
+    crc = mask(crc32c(bytes(8)))
+    good, place = encode_kind(FLOAT32, (2,)), encode_place(8, 8, crc)
     bad = {
-        "dtype": encode_kind(dtype_named("int32"), (2,)) + encode_place(8, 8, mask(crc32c(bytes(8)))),
-        "shape": encode_kind(FLOAT32, (1, 2)) + encode_place(8, 8, mask(crc32c(bytes(8)))),
-        "slices": encode_kind(FLOAT32, (2,)) + encode_place(8, 8, mask(crc32c(bytes(8)))) + encode_slices(slices),
+        "dtype": encode_kind(dtype_named("int32"), (2,)) + place,
+        "shape": encode_kind(FLOAT32, (1, 2)) + place,
+        "slices": good + place + encode_slices(slices),
     }[wrong]
-    items = {slice_key(b"x", slices[0]): good, slice_key(b"x", slices[1]): bad}
+    items = {slice_key(b"x", slices[0]): good + encode_place(0, 8, crc), slice_key(b"x", slices[1]): bad}
     craft(tmp_path / "v", {b"x": encode_kind(FLOAT32, (4,)) + encode_slices(slices), **items}, bytes(16))
     with BundleReader(tmp_path / "v") as reader, pytest.raises(DropError, match="another dtype or shape"):
         reader.array("x")

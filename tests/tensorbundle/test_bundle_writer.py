@@ -26,7 +26,6 @@ from smdaemon.tensorbundle import (
     write_bundle,
 )
 from smdaemon.tensorbundle import files as output_files
-from smdaemon.tensorbundle.image import MappedTensor
 from smdaemon.tensorbundle.writer import writing_threads
 
 FLOAT32 = dtype_named("float32")
@@ -48,14 +47,6 @@ class FakeTensor:
     def buffers(self) -> Iterator[Buffer]:
         """The next pass; the last one again and again."""
         yield from self._passes[0] if len(self._passes) == 1 else self._passes.pop(0)
-
-
-class Memory:
-    """Memory all of which is tensors'."""
-
-    def __init__(self, content: np.ndarray[Any, Any]) -> None:
-        self.buffer = memoryview(content)
-        self.held_bytes = len(content) - len(content) % 4096
 
 
 def arrays(count: int, elements: int) -> dict[str, ArrayTensor]:
@@ -330,19 +321,6 @@ def test_every_thread_writes_in_the_context_of_the_caller(tmp_path: Path):
     tensors = {name: Looking(FLOAT32, (1,), [bytes(4)]) for name in "ab"}
     write_bundle(tmp_path / "v", tensors, shards=2, sync=False)
     assert seen == ["root", "root"]
-
-
-def test_memory_that_is_asked_for_as_a_whole_is_written_as_it_is(tmp_path: Path):
-    """Behind it what lies elsewhere; each value reads back."""
-    image = Memory(np.random.default_rng(0).integers(0, 256, 3 * 4096 + 100, np.uint8))
-    mapped = {f"m{start}": MappedTensor(image, start, dtype_named("uint8"), (4096,), 4096) for start in (0, 4096, 8192)}
-    write_bundle(tmp_path / "v", {**mapped, "z": ArrayTensor(np.arange(5))}, sync=False)
-    content = (tmp_path / "v.data-00000-of-00001").read_bytes()
-    assert content == bytes(image.buffer) + np.arange(5).tobytes()
-    with BundleReader(tmp_path / "v") as reader:
-        for start in (0, 4096, 8192):
-            assert reader.array(f"m{start}").tobytes() == bytes(image.buffer[start : start + 4096])
-        assert reader.array("z").tolist() == list(range(5))
 
 
 @pytest.mark.parametrize(
