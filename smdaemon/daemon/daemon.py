@@ -40,7 +40,8 @@ from smdaemon.durable import write_atomically
 from smdaemon.errors import ConfigError, EnvironmentFault, fault
 from smdaemon.export.budget import ByteBudget
 from smdaemon.jobs.ledger import Ledger, open_ledger
-from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
+from smdaemon.jobs.scheduler import Scheduler
+from smdaemon.jobs.turns import ModelPolicy
 from smdaemon.paths import exists
 from smdaemon.proto import v1
 from smdaemon.settings import Config, DaemonSettings

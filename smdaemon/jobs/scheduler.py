@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import trio
 
@@ -21,28 +20,13 @@ from smdaemon.jobs.job import COALESCED, Changes, Job, JobError, Moved, Publicat
 from smdaemon.jobs.ledger import Ledger
 from smdaemon.jobs.retry import LONGEST_SECONDS, delay
 from smdaemon.jobs.states import Event, ImpossibleMoveError, State
+from smdaemon.jobs.turns import ModelPolicy, Turns, may_be_published, recency
 from smdaemon.log import bound, get_logger
 
 _log = get_logger(__name__)
 
-# Every so many-th turn is given without regard to priority, so that no model waits for ever behind a higher one.
-FAIR_TURN = 4
 # The wall clock may jump while we sleep by trio's clock, so we look at it at least this often.
 LOOK_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelPolicy:
-    """How the jobs of one model are attempted. `latest`: of the drops the newest goes first, and once it is published the older are superseded.
-
-    `priority`: the higher goes first. `paused`: nothing but rollbacks, and what may be published already; with a `max_parallel` of 0
-    not these either.
-    """
-
-    on_backlog: Literal["all", "latest"] = "all"
-    priority: int = 0
-    max_parallel: int = 1
-    paused: bool = False
 
 
 Execute = Callable[[Job, Attempt], Awaitable[Published]]
@@ -58,10 +42,8 @@ class _Outcome:
 class Scheduler:
     """Attempts the jobs of `ledger` by `execute`, at most `workers` at a time.
 
-    Of one model the oldest drop goes first, and at most `max_parallel` jobs at a time, so that its versions appear in order.
-    The model of the highest priority goes first, and those of one priority take turns; every `FAIR_TURN`-th turn is that of the
-    model which has waited longest, whatever its priority. A rollback goes before all of them, and so does a job that may be published
-    already, because its commit began and nobody knows how it ended. `policy` is asked anew at each look; call `wake` when its answers have changed.
+    At most `max_parallel` jobs of one model at a time, so that its versions appear in order; whose turn it is `Turns` knows. `policy` is
+    asked anew at each look; call `wake` when its answers have changed.
     """
 
     def __init__(
@@ -82,9 +64,7 @@ class Scheduler:
         self._written_by_ended = 0
         # how many are about to move the job: a person's cancel may come while it is being superseded
         self._held: Counter[int] = Counter()
-        # model -> the turn in which it last started a job; who has waited longest is next
-        self._turns: dict[str, int] = {}
-        self._turn = 0
+        self._turns = Turns(policy)
         self._changed = trio.Event()
         self._looked = trio.Event()
         self._recovered = False
@@ -185,7 +165,7 @@ class Scheduler:
     async def cancel(self, job_id: int) -> Job:
         """Cancel a job, and stop its attempt; raises `ConfigError` (job-unknown, job-not-cancellable)."""
         open_job = self._ledger.open_jobs.get(job_id)
-        if open_job is not None and _may_be_published(open_job):
+        if open_job is not None and may_be_published(open_job):
             message = f"job {job_id} may be published already: its commit had begun, and the next attempt will show"
             raise ConfigError("job-not-cancellable", message)
         if (attempt := self._running.get(job_id)) is not None:
@@ -271,23 +251,7 @@ class Scheduler:
 
     def _choose(self) -> Job | None:
         free = {name: self._free(jobs) for name, jobs in self._ledger.queued.items()}
-        ready = {name: jobs for name, jobs in free.items() if jobs and self._has_room(name)}
-        first = [job for jobs in ready.values() for job in jobs if job.restores is not None or _may_be_published(job)]
-        if first:
-            return min(first, key=lambda job: job.id)
-        oldest = {name: min(jobs, key=_age) for name, jobs in ready.items() if not self._policy(name).paused}
-        if not oldest:
-            return None
-        by_priority = (self._turn + 1) % FAIR_TURN != 0
-        model = min(
-            oldest,
-            key=lambda name: (
-                -self._policy(name).priority if by_priority else 0,
-                self._turns.get(name, 0),
-                oldest[name].id,
-            ),
-        )
-        return _latest(ready[model]) if self._policy(model).on_backlog == "latest" else oldest[model]
+        return self._turns.choose({name: jobs for name, jobs in free.items() if jobs and self._has_room(name)})
 
     def _has_room(self, model: str) -> bool:
         running = sum(attempt.job.model == model for attempt in self._running.values())
@@ -295,8 +259,7 @@ class Scheduler:
 
     def _start(self, job: Job, nursery: trio.Nursery) -> None:
         attempt = self._running[job.id] = Attempt(self._ledger, job)
-        self._turn += 1
-        self._turns[job.model] = self._turn
+        self._turns.given(job.model)
         nursery.start_soon(self._run_attempt, attempt)
 
     async def _run_attempt(self, attempt: Attempt) -> None:
@@ -321,7 +284,7 @@ class Scheduler:
         older = [
             job.id
             for job in free
-            if job.origin in COALESCED and _age(job) < _age(newest) and not _may_be_published(job)
+            if job.origin in COALESCED and recency(job) < recency(newest) and not may_be_published(job)
         ]
         if older:
             # no await since the choice: a cancel that comes now comes after this in the ledger's order
@@ -434,20 +397,6 @@ def _rank(error: Exception) -> int:
         case SmdaemonError():
             return 1
     return 0
-
-
-def _may_be_published(job: Job) -> bool:
-    return job.publication is not None
-
-
-def _latest(jobs: list[Job]) -> Job:
-    """The newest drop, unless a request has waited longer than every drop: drops come in the place of each other, requests do not."""
-    first = min(jobs, key=lambda job: job.id)
-    return first if first.origin not in COALESCED else max((job for job in jobs if job.origin in COALESCED), key=_age)
-
-
-def _age(job: Job) -> tuple[float, int]:
-    return (job.order, job.id)
 
 
 def _seconds_left(job: Job, now: float) -> float:

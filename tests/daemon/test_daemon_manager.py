@@ -20,7 +20,8 @@ from smdaemon.daemon.pulse import PERIOD_SECONDS, Pulse
 from smdaemon.jobs.job import NewJob
 from smdaemon.jobs.journal import Journal
 from smdaemon.jobs.ledger import Ledger, open_ledger
-from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
+from smdaemon.jobs.scheduler import Scheduler
+from smdaemon.jobs.turns import ModelPolicy
 from smdaemon.proto import v1
 from smdaemon.watch import watcher
 

@@ -18,7 +18,8 @@ from smdaemon.cli.output import print_error
 from smdaemon.errors import ConfigError
 from smdaemon.jobs.job import NewJob
 from smdaemon.jobs.ledger import open_ledger
-from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
+from smdaemon.jobs.scheduler import Scheduler
+from smdaemon.jobs.turns import ModelPolicy
 from smdaemon.journald import is_journal
 
 HOSTILE = [

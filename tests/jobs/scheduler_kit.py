@@ -8,8 +8,9 @@ from jobs_kit import new_job
 
 from smdaemon.errors import EnvironmentFault
 from smdaemon.jobs.attempt import Published
-from smdaemon.jobs.scheduler import ModelPolicy, Scheduler
+from smdaemon.jobs.scheduler import Scheduler
 from smdaemon.jobs.states import Event
+from smdaemon.jobs.turns import ModelPolicy
 
 START = 1_700_000_000.0
 

@@ -8,8 +8,8 @@ from scheduler_kit import START
 
 from smdaemon.errors import ConfigError, DropError
 from smdaemon.jobs.job import Publication
-from smdaemon.jobs.scheduler import ModelPolicy
 from smdaemon.jobs.states import Event, State
+from smdaemon.jobs.turns import ModelPolicy
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.WAITING])

@@ -6,8 +6,8 @@ import trio.testing
 from scheduler_kit import START, STEPS, Exporter
 from structlog.testing import capture_logs
 
-from smdaemon.jobs.scheduler import ModelPolicy
 from smdaemon.jobs.states import Event, State
+from smdaemon.jobs.turns import ModelPolicy
 
 
 async def test_a_restart_attempts_again_what_was_interrupted(build, autojump_clock):

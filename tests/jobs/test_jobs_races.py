@@ -6,8 +6,8 @@ import trio.testing
 from scheduler_kit import START
 
 from smdaemon.errors import ConfigError
-from smdaemon.jobs.scheduler import ModelPolicy
 from smdaemon.jobs.states import Event, State
+from smdaemon.jobs.turns import ModelPolicy
 
 
 def meanwhile(monkeypatch, ledger, method, act):

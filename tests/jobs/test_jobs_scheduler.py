@@ -10,8 +10,8 @@ from scheduler_kit import FULL, START
 
 from smdaemon.errors import ConfigError, DropError, EnvironmentFault
 from smdaemon.jobs.retry import JITTER
-from smdaemon.jobs.scheduler import ModelPolicy
 from smdaemon.jobs.states import Event, State
+from smdaemon.jobs.turns import ModelPolicy
 
 
 async def test_a_job_goes_all_the_way(build, autojump_clock):

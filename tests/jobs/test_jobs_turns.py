@@ -12,7 +12,8 @@ from hypothesis import given
 from jobs_kit import new_job
 
 from smdaemon.jobs.job import Publication, begin
-from smdaemon.jobs.scheduler import FAIR_TURN, ModelPolicy, Scheduler
+from smdaemon.jobs.scheduler import Scheduler
+from smdaemon.jobs.turns import FAIR_TURN, ModelPolicy
 
 
 class Picture:
@@ -45,8 +46,7 @@ class Turns:
         """The job whose turn it is, started and ended; None if none may start."""
         job = self.scheduler._choose()
         if job is not None:
-            self.scheduler._turn += 1
-            self.scheduler._turns[job.model] = self.scheduler._turn
+            self.scheduler._turns.given(job.model)
             del self.ledger.queued[job.model][job.id]
         return job
 
