@@ -1,70 +1,16 @@
-"""Retention by the real daemon: after each commit and on request, of its own versions only, by one rename, failures told."""
+"""Retention by the real daemon: after each commit and on request, of its own versions only."""
 
-import errno
-import os
 import shutil
-import signal
 from contextlib import closing
-from pathlib import Path
 
-import daemon_process
 import numpy as np
 import pytest
 import trio
-from daemon_kit import write_config
-from daemon_process import SmdaemonProcess
+from versions_kit import listed, names, pin, prune, publish, until_names
 
 from smdaemon.cli.client import RemoteError
-from smdaemon.publish import local
-from smdaemon.publish.local import LocalStore, identity_of
-from smdaemon.savedmodel.verify import verify
 
 TOWER = '\n[[model]]\nname = "tower"\nwatch = "runs2"\npublish = "models2"\nquiet_seconds = 0.05\n'
-
-
-def names(folder: Path) -> list[str]:
-    """Everything in a directory."""
-    return sorted(path.name for path in folder.iterdir())
-
-
-async def until_names(folder: Path, *wanted: str) -> None:
-    """Return once the directory holds just these."""
-    while names(folder) != sorted(wanted):
-        await trio.lowlevel.checkpoint()
-
-
-async def publish(running, *steps: int, to: str = "runs", **arrays: np.ndarray) -> None:
-    """Drop these steps one after the other, each once the one before is published."""
-    for step in steps:
-        status = await running.ask(running.client.get, "/v1/status")
-        done = status["jobs"].get("published", 0)
-        running.write(**(arrays or {"a": np.full(4, step, np.float32)})).rename(running.root / to / f"ckpt-{step}.npz")
-        jobs = await running.ended(done + 1)
-        assert jobs[-1]["state"] == "published", jobs[-1]
-
-
-async def listed(running, model: str = "ranker") -> dict[int, dict]:
-    """The versions as the socket shows them, by number."""
-    answer = await running.ask(running.client.get, f"/v1/models/{model}/versions")
-    assert [each["version"] for each in answer["versions"]] == sorted(
-        (each["version"] for each in answer["versions"]), reverse=True
-    )
-    return {each["version"]: each for each in answer["versions"]}
-
-
-async def prune(running, model: str = "ranker", **query: str) -> dict:
-    """The answer to a prune."""
-    return await running.ask(running.client.post, f"/v1/models/{model}/prune", **query)
-
-
-async def pin(running, version: int, action: str = "pin", model: str = "ranker") -> dict:
-    """The version once it is pinned or unpinned."""
-    return await running.ask(running.client.post, f"/v1/models/{model}/{action}", {"version": version})
-
-
-def owner_of(running) -> str:
-    """What marks this daemon's hidden directories."""
-    return (running.root / "state" / "owner").read_text()
 
 
 async def test_only_the_last_versions_stay(started):
@@ -276,52 +222,6 @@ async def test_what_somebody_uses_stays_for_the_moment(started):
         }
 
 
-async def test_a_crash_between_rename_and_deletion_is_swept_at_the_start(started):
-    """What readers do not see any more goes; the journal learns that the version is gone."""
-    async with started(model="keep_last = 3") as running:
-        await publish(running, 1, 2, 3)
-        owner = owner_of(running)
-    store = LocalStore(running.models, owner)
-    assert store.hide(1, identity_of(running.models / "1"))
-    assert any(name.startswith(f".smdaemon-{owner}-removed-1-") for name in names(running.models))
-    async with started(model="keep_last = 3") as running:
-        await until_names(running.models, "2", "3")
-        assert (await listed(running))[1]["state"] == "missing"
-        await publish(running, 4)
-        while 1 in await listed(running):
-            pass
-        assert names(running.models) == ["2", "3", "4"]
-
-
-@pytest.mark.parametrize("where", ["note", "delete"])
-def test_a_kill_in_the_middle_of_a_removal(tmp_path, monkeypatch, where):
-    """After SIGKILL the version is hidden as a whole; the next start deletes it, serves the rest, and removes nothing else."""
-    (tmp_path / "runs").mkdir()
-    write_config(tmp_path, model="keep_last = 2")
-    for step in (1, 2, 3):
-        np.savez(tmp_path / "runs" / f"ckpt-{step}.npz", a=np.full(3, step))
-    with monkeypatch.context() as patch:
-        patch.setattr(daemon_process, "_HELD", Path(__file__).with_name("held_removal.py"))
-        patch.setenv("HELD_AT", where)
-        with SmdaemonProcess(tmp_path, "run", "--config", "config.toml", held=True) as process:
-            process.held()
-            process.signal(signal.SIGKILL)
-            process.ended()
-    (hidden,) = [name for name in names(tmp_path / "models") if name.startswith(".")]
-    assert "-removed-1-" in hidden
-    verify(tmp_path / "models" / hidden)
-    with SmdaemonProcess(tmp_path, "run", "--config", "config.toml") as process:
-        process.logged("running")
-        np.savez(tmp_path / "writing.npz", a=np.full(3, 4))
-        (tmp_path / "writing.npz").rename(tmp_path / "runs" / "ckpt-4.npz")
-        assert process.logged("removed old versions")["versions"] == [2]
-        while names(tmp_path / "models") != ["3", "4"]:
-            process.client.get("/v1/status")
-        listed = process.client.get("/v1/models/ranker/versions")["versions"]
-        assert [(each["version"], each["state"]) for each in listed] == [(4, "present"), (3, "present")]
-        process.stop()
-
-
 async def test_versions_that_a_person_removes_are_forgotten(started):
     """Removed by hand is removed, pinned or not; nothing is concluded from a directory in which nothing is left."""
     async with started(model="keep_last = 5") as running:
@@ -339,69 +239,6 @@ async def test_versions_that_a_person_removes_are_forgotten(started):
         running.models.rmdir()
         (running.root / "unmounted").rename(running.models)
         assert {each["state"] for each in (await listed(running)).values()} == {"present"}
-
-
-async def test_a_refused_removal_is_told_and_fails_no_export(started, monkeypatch):
-    """The export is published, status and log name code and remedy, readers see the old version, and the next commit tries again."""
-    rename = local.rename_no_replace
-
-    def refuse(source: Path, target: Path) -> bool:
-        if "-removed-" in target.name:
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(source))
-        return rename(source, target)
-
-    async with started(model="keep_last = 1") as running:
-        await publish(running, 1)
-        with monkeypatch.context() as patch:
-            patch.setattr(local, "rename_no_replace", refuse)
-            await publish(running, 2)
-            while "retention_error" not in (await running.ask(running.client.get, "/v1/status"))["models"][0]:
-                pass
-            status = await running.ask(running.client.get, "/v1/status")
-            error = status["models"][0]["retention_error"]
-            assert (error["code"], "removing a version" in error["message"]) == ("permission-denied", True)
-            assert status["jobs"] == {"published": 2}
-            assert names(running.models) == ["1", "2"]
-            with pytest.raises(RemoteError) as caught:
-                await prune(running)
-            assert caught.value.code == "permission-denied"
-        await publish(running, 3)
-        await until_names(running.models, "3")
-        while "retention_error" in (await running.ask(running.client.get, "/v1/status"))["models"][0]:
-            pass
-
-
-def test_files_that_cannot_be_deleted_are_told_and_tried_again(tmp_path):
-    """By a daemon that has to obey permissions: the version is gone for readers, its room is freed once that is allowed."""
-    (tmp_path / "runs").mkdir()
-    write_config(tmp_path, model="keep_last = 1")
-
-    def drop(step: int) -> None:
-        np.savez(tmp_path / "writing.npz", a=np.full(3, step))
-        (tmp_path / "writing.npz").rename(tmp_path / "runs" / f"ckpt-{step}.npz")
-
-    with SmdaemonProcess(tmp_path, "run", "--config", "config.toml", unprivileged=True) as process:
-        process.logged("running")
-        drop(1)
-        process.logged("job published")
-        (tmp_path / "models" / "1" / "variables").chmod(0o555)
-        drop(2)
-        process.logged("removed old versions")
-        refused = process.logged("old versions not removed")
-        assert refused["code"] == "permission-denied"
-        (error,) = [model["retention_error"] for model in process.client.get("/v1/models")["models"]]
-        assert error["code"] == "permission-denied"
-        hidden, newest = names(tmp_path / "models")
-        assert (hidden.startswith(".smdaemon-"), newest) == (True, "2")
-        (tmp_path / "models" / hidden / "variables").chmod(0o755)
-        drop(3)
-        process.logged("removed old versions")
-        process.stop()
-    with SmdaemonProcess(tmp_path, "run", "--config", "config.toml") as process:
-        process.logged("running")
-        while names(tmp_path / "models") != ["3"]:
-            process.client.get("/v1/status")
-        process.stop()
 
 
 async def test_the_metrics_count_what_was_removed(started):
@@ -462,8 +299,8 @@ async def test_an_unmounted_publish_directory_is_not_written_over(started):
         volume.rename(running.models)
         *_, ended = await running.ended(3)
         assert (ended["version"], ended["state"]) == (3, "published")
-        listed = (await running.ask(running.client.get, "/v1/models/ranker/versions"))["versions"]
-        assert {each["version"]: (each["state"], each["pinned"]) for each in listed}[1] == ("present", True)
+        first = (await listed(running))[1]
+        assert (first["state"], first["pinned"]) == ("present", True)
         shutil.rmtree(running.models)
         running.models.mkdir()
         (running.models / "new").touch()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+from versions_kit import listed, names, publish
 
 from smdaemon.cli.client import RemoteError
 from smdaemon.cli.main import dispatch
@@ -17,20 +18,6 @@ from smdaemon.jobs.journal import Journal
 from smdaemon.jobs.states import Event
 from smdaemon.publish.local import same_export
 from smdaemon.savedmodel.verify import verify
-
-
-def names(folder: Path) -> list[str]:
-    """Everything in a directory."""
-    return sorted(path.name for path in folder.iterdir())
-
-
-async def publish(running, *steps: int) -> None:
-    """Drop these steps one after the other, each once the one before is published."""
-    for step in steps:
-        ended = sum((await running.ask(running.client.get, "/v1/status"))["jobs"].values())
-        running.drop(f"ckpt-{step}.npz", a=np.full(4, step, np.float32))
-        jobs = await running.ended(ended + 1)
-        assert jobs[-1]["state"] == "published", jobs[-1]
 
 
 async def rollback(running, to: int | None = None) -> dict:
@@ -47,12 +34,6 @@ async def refused(running, to: int | None = None) -> RemoteError:
     with pytest.raises(RemoteError) as caught:
         await rollback(running, to)
     return caught.value
-
-
-async def listed(running) -> dict[int, dict]:
-    """The versions as the socket shows them, by number."""
-    answer = await running.ask(running.client.get, "/v1/models/ranker/versions")
-    return {each["version"]: each for each in answer["versions"]}
 
 
 async def test_the_version_before_the_newest_becomes_the_newest(started):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 from daemon_kit import until_gone
+from versions_kit import names
 
 from smdaemon.commands import OUTPUT_BYTES, Ended, printable_output
 from smdaemon.daemon.validator import check_untouched, stamps
@@ -24,11 +25,6 @@ def command(*words: str, **settings: object) -> str:
     """Lines of a model's configuration with that validator."""
     lines = {"validator": list(words), **settings}
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
-
-
-def names(folder: Path) -> list[str]:
-    """Everything in a directory."""
-    return sorted(path.name for path in folder.iterdir())
 
 
 async def judged(running, step: int = 41) -> dict:
