@@ -71,9 +71,8 @@ def _die_with_parent() -> None:
 def main() -> None:
     """Read plan and target from stdin, export, and say on stdout how it went."""
     _die_with_parent()
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # a stop is the daemon's to pass on: it lets an export finish, or kills it
+    # a stop is the daemon's to pass on: it lets an export finish, or kills it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     plan = decode_plan(sys.stdin.buffer.readline())
     target = Path(json.loads(sys.stdin.buffer.readline()))
     report = _PipeReport(sys.stdout.buffer, sys.stdin.buffer)

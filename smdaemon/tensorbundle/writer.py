@@ -39,6 +39,9 @@ class BundleFiles:
     index: bytes
 
 
+# Handlers of signals run in the main thread, and nothing wakes it for one that another thread received, or that came just before it slept.
+_SIGNALS_SECONDS = 0.1
+
 Piece = tuple[str, bytes, Tensor]
 """One run of bytes in a data file, a tensor or a slice of one: its name, its key in the index, its value."""
 
@@ -169,7 +172,7 @@ def _write_shards(
     """Write every shard; the entries of all pieces."""
     if len(files) == 1:
         return _write_shard(files[0], 0, divided[0])
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor, wait
 
     with ThreadPoolExecutor(writing_threads(len(files)), thread_name_prefix="bundle-shard") as pool:
         try:
@@ -178,6 +181,8 @@ def _write_shards(
                 pool.submit(copy_context().run, progress.guard, _write_shard, file, shard, divided[shard])
                 for shard, file in enumerate(files)
             ]
+            while wait(running, _SIGNALS_SECONDS).not_done:
+                pass
             written = [future.result() for future in running]
         except BaseException as error:  # noqa: BLE001 - an interrupt too must stop the threads
             raise progress.fail(error) from None

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from traceback import StackSummary, walk_stack
 from typing import Any
 
 import numpy as np
@@ -321,6 +323,44 @@ def test_every_thread_writes_in_the_context_of_the_caller(tmp_path: Path):
     tensors = {name: Looking(FLOAT32, (1,), [bytes(4)]) for name in "ab"}
     write_bundle(tmp_path / "v", tensors, shards=2, sync=False)
     assert seen == ["root", "root"]
+
+
+def test_a_signal_that_another_thread_receives_is_handled_while_it_is_written(tmp_path: Path):
+    """Its handler runs in the main thread, which waits for those that write: it is not put off until one of them has ended."""
+
+    class StoppedError(Exception):
+        pass
+
+    def handler(*_: object) -> None:
+        handled.set()
+        raise StoppedError
+
+    def main_waits() -> bool:
+        stack = StackSummary.extract(
+            walk_stack(sys._current_frames()[threading.main_thread().ident]), lookup_lines=False
+        )
+        names = [frame.name for frame in stack]
+        return names[0] == "wait" and "_write_shards" in names and "submit" not in names
+
+    class Signalled(FakeTensor):
+        def buffers(self) -> Iterator[Buffer]:
+            while not main_waits():
+                pass
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+            seen.append(handled.wait(60))
+            return super().buffers()
+
+    handled, seen = threading.Event(), []
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(StoppedError):
+            write_bundle(
+                tmp_path / "v", {name: Signalled(FLOAT32, (1,), [bytes(4)]) for name in "ab"}, shards=2, sync=False
+            )
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert all(seen)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
